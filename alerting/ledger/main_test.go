@@ -1,0 +1,19 @@
+package ledger_test
+
+import (
+	"flag"
+	"os"
+	"testing"
+)
+
+// TestMain lowers the rounds of the property tests, because each opens and migrates databases; -rapid.checks asks for
+// more.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
+	if !asked {
+		flag.Set("rapid.checks", "20")
+	}
+	os.Exit(m.Run())
+}
