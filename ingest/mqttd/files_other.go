@@ -1,0 +1,5 @@
+//go:build !unix
+
+package mqttd
+
+func (s *Server) fitFiles() {}

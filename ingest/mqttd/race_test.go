@@ -1,0 +1,5 @@
+//go:build race
+
+package mqttd_test
+
+const raceEnabled = true
