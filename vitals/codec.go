@@ -137,22 +137,37 @@ func appendNumber(dst []byte, v float64) []byte {
 // string that lives on, so that a caller may share the strings of known ids; nil copies. Any error is a *CodecError.
 // The reading keeps no reference to src, and decoding allocates no more than src is long.
 func DecodeReading(src []byte, intern func([]byte) string) (r Reading, rest []byte, err error) {
+	rest, err = r.Decode(src, intern)
+	return r, rest, err
+}
+
+// Decode is DecodeReading into r, whose fields are overwritten; after an error it is the zero Reading.
+func (r *Reading) Decode(src []byte, intern func([]byte) string) (rest []byte, err error) {
+	*r = Reading{}
+	if rest, err = r.decode(src, intern); err != nil {
+		*r = Reading{}
+	}
+	return rest, err
+}
+
+// decode leaves what it has decoded so far in r when it fails.
+func (r *Reading) decode(src []byte, intern func([]byte) string) (rest []byte, err error) {
 	d := decoder{src: src}
 	if len(src) < 5 {
-		return Reading{}, nil, &CodecError{Offset: len(src), Reason: "truncated"}
+		return nil, &CodecError{Offset: len(src), Reason: "truncated"}
 	}
 	if src[0] != codecV1 {
-		return Reading{}, nil, &CodecError{Offset: 0, Reason: "version of another program release"}
+		return nil, &CodecError{Offset: 0, Reason: "version of another program release"}
 	}
 	present := src[1]
 	r.Indicator, r.Unit, r.Has = Indicator(src[2]), Unit(src[3]), src[4]
 	switch {
 	case r.Indicator == 0 || r.Indicator >= numIndicators:
-		return Reading{}, nil, &CodecError{Offset: 2, Reason: "unknown indicator"}
+		return nil, &CodecError{Offset: 2, Reason: "unknown indicator"}
 	case r.Unit >= numUnits:
-		return Reading{}, nil, &CodecError{Offset: 3, Reason: "unknown unit"}
+		return nil, &CodecError{Offset: 3, Reason: "unknown unit"}
 	case r.Has>>len(indicators[r.Indicator].components) != 0:
-		return Reading{}, nil, &CodecError{Offset: 4, Reason: "unknown component"}
+		return nil, &CodecError{Offset: 4, Reason: "unknown component"}
 	}
 	d.at = 5
 	r.Seq = d.uvarint()
@@ -200,20 +215,20 @@ func DecodeReading(src []byte, intern func([]byte) string) (r Reading, rest []by
 	}
 	if present&hasTrace != 0 {
 		if r.Extra == nil {
-			return Reading{}, nil, &CodecError{Offset: 1, Reason: "trace without extra"}
+			return nil, &CodecError{Offset: 1, Reason: "trace without extra"}
 		}
 		r.Extra.Revision, r.Extra.Clock = string(d.bytes()), string(d.bytes())
 	}
 	if present&hasFault != 0 {
 		if r.Extra == nil {
-			return Reading{}, nil, &CodecError{Offset: 1, Reason: "fault without extra"}
+			return nil, &CodecError{Offset: 1, Reason: "fault without extra"}
 		}
 		r.Extra.Fault = DeviceFault{Class: string(d.bytes()), Code: string(d.bytes())}
 	}
 	if d.reason != "" {
-		return Reading{}, nil, &CodecError{Offset: d.at, Reason: d.reason}
+		return nil, &CodecError{Offset: d.at, Reason: d.reason}
 	}
-	return r, src[d.at:], nil
+	return src[d.at:], nil
 }
 
 // decoder reads forward and remembers the first thing that went wrong; after that every read gives zero.
@@ -241,6 +256,10 @@ func (d *decoder) byte() byte {
 func (d *decoder) uvarint() uint64 {
 	if d.reason != "" {
 		return 0
+	}
+	if d.at < len(d.src) && d.src[d.at] < 0x80 { // most are small
+		d.at++
+		return uint64(d.src[d.at-1])
 	}
 	v, n := binary.Uvarint(d.src[d.at:])
 	if n <= 0 {

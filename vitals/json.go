@@ -149,8 +149,30 @@ func AppendNumber(dst []byte, v float64) []byte {
 		return append(dst, "null"...)
 	case a != 0 && (a < 1e-6 || a >= 1e21): // as ECMAScript writes numbers
 		return strconv.AppendFloat(dst, v, 'e', -1, 64)
+	case a < 1e9 && (a != 0 || !math.Signbit(v)):
+		// Devices send up to two decimals. Two numbers of at most 15 digits are never one float64, so one that gives the
+		// same bits is the shortest.
+		for form, scale := range decimals {
+			if m := math.Round(v * scale); math.Float64bits(m/scale) == math.Float64bits(v) {
+				return appendDecimal(dst, int64(m), form)
+			}
+		}
 	}
 	return strconv.AppendFloat(dst, v, 'f', -1, 64)
+}
+
+// appendDecimal appends m/10^form; its last decimal is not 0.
+func appendDecimal(dst []byte, m int64, form int) []byte {
+	if m < 0 {
+		dst, m = append(dst, '-'), -m
+	}
+	switch form {
+	case 1:
+		return append(strconv.AppendInt(dst, m/10, 10), '.', byte('0'+m%10))
+	case 2:
+		return append(strconv.AppendInt(dst, m/100, 10), '.', byte('0'+m/10%10), byte('0'+m%10))
+	}
+	return strconv.AppendInt(dst, m, 10)
 }
 
 // appendContext appends the context as it was sent. Formats that say meal and activity in their own way have no such

@@ -3,6 +3,7 @@ package vitals_test
 import (
 	"encoding/json"
 	"math"
+	"strconv"
 	"testing"
 	"time"
 
@@ -97,6 +98,37 @@ func TestAppendTime(t *testing.T) {
 		check(t, vitals.Micros(rapid.Int64().Draw(t, "any")))
 		check(t, vitals.Micros(rapid.Int64Range(int64(first), int64(end)).Draw(t, "micros")))
 	})
+}
+
+// Whatever the number, the text is the shortest that strconv gives.
+func TestAppendNumber(t *testing.T) {
+	want := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
+	for m := -30_000; m <= 30_000; m++ {
+		for _, scale := range []float64{1, 10, 100, 1000} {
+			v := float64(m) / scale
+			if m == 0 {
+				v = 0
+			}
+			if got := string(vitals.AppendNumber(nil, v)); got != want(v) {
+				t.Fatalf("%s, want %s", got, want(v))
+			}
+		}
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		v := rapid.OneOf(rapid.Float64Range(1e-6, 2e9), rapid.Custom(func(rt *rapid.T) float64 {
+			v := float64(rapid.Int64Range(-200_000_000_000, 200_000_000_000).Draw(rt, "m")) / 100
+			return math.Float64frombits(math.Float64bits(v) + rapid.Uint64Range(0, 2).Draw(rt, "ulps"))
+		})).Draw(rt, "v")
+		if a := math.Abs(v); a < 1e-6 && v != 0 || a >= 1e21 {
+			return
+		}
+		if got := string(vitals.AppendNumber(nil, v)); got != want(v) {
+			rt.Fatalf("%s, want %s", got, want(v))
+		}
+	})
+	if got := string(vitals.AppendNumber(nil, math.Copysign(0, -1))); got != "-0" {
+		t.Errorf("negative zero: %s", got)
+	}
 }
 
 func BenchmarkAppendJSON(b *testing.B) {

@@ -1,6 +1,7 @@
 package vitals
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"math"
 	"time"
@@ -233,27 +234,18 @@ func (r *Reading) ID() string { return string(r.AppendID(nil)) }
 
 // AppendID appends ID to dst.
 func (r *Reading) AppendID(dst []byte) []byte {
-	var d xxhash.Digest
-	d.Reset()
-	d.WriteString(string(r.Patient))
-	d.Write([]byte{0})
-	d.WriteString(string(r.Device))
-	var b [17]byte
-	b[0] = byte(r.Indicator)
-	put(b[1:], uint64(r.TakenAt))
+	var room [256]byte // patient and device ids are short
+	b := append(room[:0], r.Patient...)
+	b = append(b, 0)
+	b = append(b, r.Device...)
+	b = append(b, byte(r.Indicator))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.TakenAt))
 	h := r.ContentHash()
-	put(b[9:], h)
-	d.Write(b[:])
+	b = binary.BigEndian.AppendUint64(b, h)
 	var id [16]byte
-	put(id[:], d.Sum64())
-	put(id[8:], h)
+	binary.BigEndian.PutUint64(id[:], xxhash.Sum64(b))
+	binary.BigEndian.PutUint64(id[8:], h)
 	return hex.AppendEncode(dst, id[:])
-}
-
-func put(b []byte, v uint64) {
-	for k := 0; k < 8; k++ {
-		b[k] = byte(v >> (56 - 8*k))
-	}
 }
 
 // Freshness is the verdict of design guarantee 6: only live readings open, worsen or close live alerts.

@@ -418,19 +418,22 @@ func (v *view) computeOver(ctx context.Context, id vitals.PatientID, ind vitals.
 		return err
 	}
 	defer v.s.computing.Release(1)
+	var full [][]vitals.Reading // there may be very many: moved once, at the end
 	var rs []vitals.Reading
+	n := 0
 	for r, err := range v.s.d.Readings.Range(ctx, storage.Query{Patient: id, Indicator: ind, From: per.From, To: per.To}) {
 		if err != nil {
 			return err
 		}
-		if len(rs) == cap(rs) {
-			rs = slices.Grow(rs, 1024+3*len(rs)) // moved seldom: there may be very many
-		}
-		if rs = append(rs, r); len(rs) > maxTrend {
+		if n++; n > maxTrend {
 			return errTooWide
 		}
+		if len(rs) == cap(rs) {
+			full, rs = append(full, rs), make([]vitals.Reading, 0, min(256+4*len(rs), 8192))
+		}
+		rs = append(rs, r)
 	}
-	f(p, rs)
+	f(p, slices.Concat(append(full, rs)...))
 	return nil
 }
 

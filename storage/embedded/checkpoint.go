@@ -60,6 +60,7 @@ func Verify(ctx context.Context, dir string) (cursor uint64, err error) {
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	var n names
+	var r vitals.Reading
 	var key []byte
 	for ok := it.First(); ok; ok = it.Next() {
 		switch {
@@ -69,8 +70,7 @@ func Verify(ctx context.Context, dir string) (cursor uint64, err error) {
 			}
 			cursor = binary.BigEndian.Uint64(it.Value())
 		case it.Key()[0] == kindReading:
-			r, err := n.decode(it)
-			if err != nil {
+			if err := n.decode(&r, it); err != nil {
 				return 0, err
 			}
 			if key = appendKey(key[:0], &r); !bytes.Equal(key, it.Key()) {

@@ -359,16 +359,16 @@ func (n *names) intern(b []byte) string {
 	return n.last
 }
 
-func (n *names) decode(it *pebble.Iterator) (vitals.Reading, error) {
+// decode decodes what the iterator stands at into r.
+func (n *names) decode(r *vitals.Reading, it *pebble.Iterator) error {
 	v, err := it.ValueAndErr()
 	if err != nil {
-		return vitals.Reading{}, fmt.Errorf("read readings: %w", err)
+		return fmt.Errorf("read readings: %w", err)
 	}
-	r, _, err := vitals.DecodeReading(v, n.intern)
-	if err != nil {
-		return vitals.Reading{}, fmt.Errorf("read readings: %w: restore the last backup of the readings store", err)
+	if _, err := r.Decode(v, n.intern); err != nil {
+		return fmt.Errorf("read readings: %w: restore the last backup of the readings store", err)
 	}
-	return r, nil
+	return nil
 }
 
 // errStop ends a scan whose consumer has had enough.
@@ -459,35 +459,40 @@ func (sc *scanner) bounds(ind vitals.Indicator) {
 // checkEvery is how many readings pass between two looks at the context.
 const checkEvery = 1024
 
-// wanted decodes the reading the iterator stands at and says whether the query wants it.
-func (sc *scanner) wanted() (r vitals.Reading, ok bool, err error) {
+// take puts the reading the iterator stands at, if the query wants it, at the end of the run; the run of another
+// instant is given away before with give. It is decoded where it stays: there may be very many.
+func (sc *scanner) take(give func() error) error {
 	if sc.seen++; sc.seen%checkEvery == 0 {
 		if err := sc.ctx.Err(); err != nil {
-			return r, false, fmt.Errorf("read readings: %w", err)
+			return fmt.Errorf("read readings: %w", err)
 		}
 	}
-	if r, err = sc.names.decode(sc.it); err != nil {
-		return r, false, err
+	n := len(sc.run)
+	sc.run = append(sc.run, vitals.Reading{})
+	r := &sc.run[n]
+	if err := sc.names.decode(r, sc.it); err != nil {
+		return err
 	}
-	return r, sc.q.MaxSeq == 0 || r.Seq <= sc.q.MaxSeq, nil
+	switch {
+	case sc.q.MaxSeq != 0 && r.Seq > sc.q.MaxSeq:
+		sc.run = sc.run[:n]
+	case n > 0 && sc.run[0].TakenAt != r.TakenAt:
+		sc.run = sc.run[:n]
+		if err := give(); err != nil {
+			return err
+		}
+		sc.run = append(sc.run, *r) // give has emptied it and left the array
+	}
+	return nil
 }
 
 func (sc *scanner) forward(ind vitals.Indicator) error {
 	sc.bounds(ind)
+	give := sc.give
 	for ok := sc.it.First(); ok; ok = sc.it.Next() {
-		r, want, err := sc.wanted()
-		if err != nil {
+		if err := sc.take(give); err != nil {
 			return err
 		}
-		if !want {
-			continue
-		}
-		if len(sc.run) > 0 && sc.run[0].TakenAt != r.TakenAt {
-			if err := sc.give(); err != nil {
-				return err
-			}
-		}
-		sc.run = append(sc.run, r)
 	}
 	if err := sc.it.Error(); err != nil {
 		return fmt.Errorf("read readings: %w", err)
@@ -543,32 +548,25 @@ func (sc *scanner) give() error {
 // newest collects the last Limit readings backwards and hands them out oldest first.
 func (sc *scanner) newest(indicators []vitals.Indicator) error {
 	var out []vitals.Reading // newest first
-	take := func() {
+	give := func() error {
 		sc.order()
 		for i := len(sc.run) - 1; i >= 0 && len(out) < sc.q.Limit; i-- {
 			out = append(out, sc.run[i])
 		}
 		sc.run = sc.run[:0]
+		return nil
 	}
 	for _, ind := range slices.Backward(indicators) {
 		sc.bounds(ind)
 		for ok := sc.it.Last(); ok && len(out) < sc.q.Limit; ok = sc.it.Prev() {
-			r, want, err := sc.wanted()
-			if err != nil {
+			if err := sc.take(give); err != nil {
 				return err
 			}
-			if !want {
-				continue
-			}
-			if len(sc.run) > 0 && sc.run[0].TakenAt != r.TakenAt {
-				take()
-			}
-			sc.run = append(sc.run, r)
 		}
 		if err := sc.it.Error(); err != nil {
 			return fmt.Errorf("read readings: %w", err)
 		}
-		take()
+		_ = give()
 		if len(out) == sc.q.Limit {
 			break
 		}
@@ -597,15 +595,15 @@ func (s *Store) Latest(ctx context.Context, p vitals.PatientID) ([]vitals.Readin
 	n := names{patient: p}
 	var out []vitals.Reading
 	for ok := it.Last(); ok; {
-		r, err := n.decode(it)
-		if err != nil {
+		var r vitals.Reading
+		if err := n.decode(&r, it); err != nil {
 			return nil, err
 		}
 		before := len(out) > 0 && out[len(out)-1].Indicator == r.Indicator // the newer ones count no more
 		at := r.TakenAt
 		for ok = it.Prev(); ok; ok = it.Prev() { // others of the same instant
-			o, err := n.decode(it)
-			if err != nil {
+			var o vitals.Reading
+			if err := n.decode(&o, it); err != nil {
 				return nil, err
 			}
 			if o.Indicator != r.Indicator || o.TakenAt != at {
