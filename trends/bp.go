@@ -111,11 +111,11 @@ func bloodPressure(r *Result, rs []*vitals.Reading, zone *time.Location, sysLine
 		}
 	}
 	for name, v := range map[string][]float64{"systolic_": sys, "diastolic_": dia} {
-		mean, sd := Mean(v), SD(v)
+		mean, sd, s := Mean(v), SD(v), inOrder(v)
 		r.set(map[string]float64{
 			name + "mean": mean, name + "sd": sd, name + "cv": CV(mean, sd), name + "arv": ARV(v), name + "sv": SV(v),
-			name + "min": Quantile(v, 0), name + "max": Quantile(v, 1), name + "median": Median(v),
-			name + "peak": Quantile(v, 1) - mean, name + "trough": mean - Quantile(v, 0),
+			name + "min": s.quantile(0), name + "max": s.quantile(1), name + "median": s.quantile(0.5),
+			name + "peak": s.quantile(1) - mean, name + "trough": mean - s.quantile(0),
 		})
 		days, means := dailyMeans(v, of, zone)
 		r.set(map[string]float64{name + "day_to_day_sd": SD(means), "days": float64(len(days))})

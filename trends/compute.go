@@ -95,7 +95,7 @@ func (r *Result) MarshalIndent() ([]byte, error) { return json.MarshalIndent(r, 
 
 // cleanOf returns the readings that count, in order of time, and notes in r what was left out.
 func cleanOf(r *Result, rs []vitals.Reading, opt Options) []*vitals.Reading {
-	var clean []*vitals.Reading
+	clean := make([]*vitals.Reading, 0, len(rs))
 	for i := range rs {
 		x := &rs[i]
 		if x.Indicator != opt.Indicator || x.TakenAt < opt.From || opt.To != 0 && x.TakenAt >= opt.To {
@@ -233,11 +233,11 @@ func single(r *Result, rs []*vitals.Reading, zone *time.Location) {
 		r.finish(false, false)
 		return
 	}
-	mean, sd := Mean(v), SD(v)
+	mean, sd, s := Mean(v), SD(v), inOrder(v)
 	days, means := dailyMeans(v, of, zone)
 	r.set(map[string]float64{
-		"mean": mean, "sd": sd, "cv": CV(mean, sd), "min": Quantile(v, 0), "max": Quantile(v, 1), "median": Median(v),
-		"q1": Quantile(v, 0.25), "q3": Quantile(v, 0.75), "mad": MAD(v), "first": v[0], "last": v[len(v)-1], "days": float64(len(days)),
+		"mean": mean, "sd": sd, "cv": CV(mean, sd), "min": s.quantile(0), "max": s.quantile(1), "median": s.quantile(0.5),
+		"q1": s.quantile(0.25), "q3": s.quantile(0.75), "mad": s.mad(), "first": v[0], "last": v[len(v)-1], "days": float64(len(days)),
 	})
 	slopes(r, "", days, means)
 	if p, _ := canonical(rs, vitals.Pulse); len(p) > 0 {

@@ -167,7 +167,7 @@ func NewGrid(ps []Point, step time.Duration, zone *time.Location) Grid {
 
 // differences lists V[i+lag]−V[i] where both are there.
 func (g Grid) differences(lag int) []float64 {
-	var out []float64
+	out := make([]float64, 0, max(0, len(g.V)-lag))
 	for i := lag; i < len(g.V); i++ {
 		if d := g.V[i] - g.V[i-lag]; !math.IsNaN(d) {
 			out = append(out, d)
@@ -273,16 +273,17 @@ func glucose(r *Result, ps []Point, zone *time.Location) {
 	for i, g := range v {
 		grade[i], mvalue[i] = GRADE(g), MValue(g)
 	}
-	q1, q3 := Quantile(v, 0.25), Quantile(v, 0.75)
+	s := inOrder(v)
+	q1, q3 := s.quantile(0.25), s.quantile(0.75)
 	r.set(map[string]float64{
 		"mean": mean, "sd": sd, "cv": CV(mean, sd), "gmi": GMI(mean), "ea1c": EA1C(mean),
 		"time_in_range": inRange, "below_54": share(b54), "below_70": share(b70), "above_180": share(a180), "above_250": share(a250),
 		"from_54_to_70": share(b70 - b54), "from_180_to_250": share(a180 - a250),
 		"time_in_tight_range": share(n - b70 - a140),
-		"min":                 Quantile(v, 0), "max": Quantile(v, 1), "median": Median(v), "q1": q1, "q3": q3, "iqr": q3 - q1,
+		"min":                 s.quantile(0), "max": s.quantile(1), "median": s.quantile(0.5), "q1": q1, "q3": q3, "iqr": q3 - q1,
 		"lbgi": lbgi, "hbgi": hbgi, "gri": GRI(share(b54), share(b70-b54), share(a180-a250), share(a250)),
 		"j_index": 0.001 * (mean + sd) * (mean + sd), "grade": Mean(grade), "m_value": Mean(mvalue),
-		"cogi": COGI(inRange, share(b70), sd), "mad": MAD(v), "adrr": ADRR(ps, zone),
+		"cogi": COGI(inRange, share(b70), sd), "mad": s.mad(), "adrr": ADRR(ps, zone),
 	})
 	step := stepOf(ps)
 	days := ps[len(ps)-1].At.Sub(ps[0].At).Hours() / 24

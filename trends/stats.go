@@ -29,14 +29,19 @@ func SD(v []float64) float64 {
 	return math.Sqrt(sum / float64(len(v)-1))
 }
 
-// Quantile returns the q-quantile by linear interpolation between order statistics (R's default, type 7). It does not
-// change v.
-func Quantile(v []float64, q float64) float64 {
-	if len(v) == 0 {
-		return math.NaN()
-	}
+// ordered holds values in order of size, sorted once for all quantiles that are asked of them.
+type ordered []float64
+
+func inOrder(v []float64) ordered {
 	s := slices.Clone(v)
 	slices.Sort(s)
+	return s
+}
+
+func (s ordered) quantile(q float64) float64 {
+	if len(s) == 0 {
+		return math.NaN()
+	}
 	at := q * float64(len(s)-1)
 	i := int(at)
 	if i+1 >= len(s) {
@@ -45,18 +50,26 @@ func Quantile(v []float64, q float64) float64 {
 	return s[i] + (at-float64(i))*(s[i+1]-s[i])
 }
 
+// mad is MAD of the values.
+func (s ordered) mad() float64 {
+	m := s.quantile(0.5)
+	d := make([]float64, len(s))
+	for i, x := range s {
+		d[i] = math.Abs(x - m)
+	}
+	slices.Sort(d)
+	return 1.4826 * ordered(d).quantile(0.5)
+}
+
+// Quantile returns the q-quantile by linear interpolation between order statistics (R's default, type 7). It does not
+// change v.
+func Quantile(v []float64, q float64) float64 { return inOrder(v).quantile(q) }
+
 // Median returns the middle value, NaN for no values.
 func Median(v []float64) float64 { return Quantile(v, 0.5) }
 
 // MAD returns 1.4826·median|v − median|, which estimates the standard deviation and minds no outlier.
-func MAD(v []float64) float64 {
-	m := Median(v)
-	d := make([]float64, len(v))
-	for i, x := range v {
-		d[i] = math.Abs(x - m)
-	}
-	return 1.4826 * Median(d)
-}
+func MAD(v []float64) float64 { return inOrder(v).mad() }
 
 // ARV returns the average real variability: the mean absolute difference of successive values, NaN below two.
 func ARV(v []float64) float64 {
