@@ -150,29 +150,34 @@ func AppendNumber(dst []byte, v float64) []byte {
 	case a != 0 && (a < 1e-6 || a >= 1e21): // as ECMAScript writes numbers
 		return strconv.AppendFloat(dst, v, 'e', -1, 64)
 	case a < 1e9 && (a != 0 || !math.Signbit(v)):
-		// Devices send up to two decimals. Two numbers of at most 15 digits are never one float64, so one that gives the
-		// same bits is the shortest.
-		for form, scale := range decimals {
+		// Devices send up to three decimals. Two numbers of at most 15 digits are never one float64, so one that gives
+		// the same bits is the shortest.
+		scale := 1.0
+		for places := range 4 {
 			if m := math.Round(v * scale); math.Float64bits(m/scale) == math.Float64bits(v) {
-				return appendDecimal(dst, int64(m), form)
+				return appendDecimal(dst, int64(m), places)
 			}
+			scale *= 10
 		}
 	}
 	return strconv.AppendFloat(dst, v, 'f', -1, 64)
 }
 
-// appendDecimal appends m/10^form; its last decimal is not 0.
-func appendDecimal(dst []byte, m int64, form int) []byte {
+// appendDecimal appends m/10^places.
+func appendDecimal(dst []byte, m int64, places int) []byte {
 	if m < 0 {
 		dst, m = append(dst, '-'), -m
 	}
-	switch form {
-	case 1:
-		return append(strconv.AppendInt(dst, m/10, 10), '.', byte('0'+m%10))
-	case 2:
-		return append(strconv.AppendInt(dst, m/100, 10), '.', byte('0'+m/10%10), byte('0'+m%10))
+	if places == 0 {
+		return strconv.AppendInt(dst, m, 10)
 	}
-	return strconv.AppendInt(dst, m, 10)
+	ten := [...]int64{1, 10, 100, 1000}[places]
+	dst = append(strconv.AppendInt(dst, m/ten, 10), '.')
+	for m %= ten; ten > 1; m %= ten {
+		ten /= 10
+		dst = append(dst, byte('0'+m/ten))
+	}
+	return dst
 }
 
 // appendContext appends the context as it was sent. Formats that say meal and activity in their own way have no such

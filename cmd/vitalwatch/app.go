@@ -596,8 +596,19 @@ func dirSources(dirs []string) (out []conditions.Source) {
 
 // checkDefaults: the conditions of open registration must be known.
 func checkDefaults(cfg *Config, packs *conditions.Packs) error {
-	if _, err := packs.Compile(cfg.DefaultConditions); err != nil {
-		return fmt.Errorf("default_conditions: %w", err)
+	for _, name := range cfg.DefaultConditions {
+		if err := checkCondition(packs, name); err != nil {
+			return fmt.Errorf("default_conditions: %w", err)
+		}
 	}
 	return nil
+}
+
+// checkCondition says why a person cannot have a condition.
+func checkCondition(packs *conditions.Packs, name string) error {
+	if name == conditions.General {
+		return fmt.Errorf("%q holds for everybody: leave it out", name)
+	}
+	_, err := packs.Compile([]string{name})
+	return err
 }

@@ -49,7 +49,7 @@ func checkAll(path string, environ func(string) (string, bool)) error {
 	packs, packsErr := loadPacks(cfg)
 	if packsErr == nil {
 		for i, name := range cfg.DefaultConditions {
-			if _, err := packs.Compile([]string{name}); err != nil {
+			if err := checkCondition(packs, name); err != nil {
 				doc.Errorf([]string{"default_conditions", strconv.Itoa(i)}, "%v", err)
 			}
 		}

@@ -80,7 +80,7 @@ func TestCheck_PacksAndDefaultsBesideOtherMistakes(t *testing.T) {
 	if err := os.Mkdir(packs, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	text := "conditions: {guideline: mars}\ndefault_conditions: [copd, gout]\nregistration: ajar\nmqtt: {external: {url: 'http://u:hidden@x'}}\n"
+	text := "conditions: {guideline: mars}\ndefault_conditions: [copd, gout, general]\nregistration: ajar\nmqtt: {external: {url: 'http://u:hidden@x'}}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestCheck_PacksAndDefaultsBesideOtherMistakes(t *testing.T) {
 		return strings.ReplaceAll(err.Error(), dir+string(filepath.Separator), "")
 	}
 	got := check()
-	for i, want := range []string{`c.yaml:1:25: conditions.guideline: "mars"`, `c.yaml:2:28: default_conditions.1: condition "gout"`, "c.yaml:3:15: registration", "c.yaml:4:24: mqtt.external.url"} {
+	for i, want := range []string{`c.yaml:1:25: conditions.guideline: "mars"`, `c.yaml:2:28: default_conditions.1: condition "gout"`, `c.yaml:2:34: default_conditions.2: "general" holds for everybody`, "c.yaml:3:15: registration", "c.yaml:4:24: mqtt.external.url"} {
 		if lines := strings.Split(got, "\n"); i >= len(lines) || !strings.HasPrefix(lines[i], want) {
 			t.Errorf("line %d of\n%s\ndoes not start with %s", i, got, want)
 		}

@@ -1,8 +1,6 @@
 package payload
 
 import (
-	"strconv"
-
 	"vitalwatch/vitals"
 )
 
@@ -303,8 +301,8 @@ func (g *gattSource) heartRate(it *Item) {
 					sep = '['
 				}
 				c.b = append(c.b, sep)
-				ticks := int64(rr[i]) | int64(rr[i+1])<<8                                      // of 1/1024 s
-				c.b = strconv.AppendFloat(c.b, float64((ticks*1e6+512)/1024)/1e3, 'f', -1, 64) // to the microsecond
+				ticks := int64(rr[i]) | int64(rr[i+1])<<8                         // of 1/1024 s
+				c.b = vitals.AppendNumber(c.b, float64((ticks*1e6+512)/1024)/1e3) // to the microsecond
 			}
 			c.b = append(c.b, ']')
 		}
