@@ -168,7 +168,7 @@ func (st *ruleState) base(kind Kind, sev Severity, ev *evidence) Explanation {
 	if !c.Clear.Manual {
 		x.Clear.Any, x.Clear.Count = c.Clear.Any, c.count
 		if c.count > 1 {
-			x.Clear.Within = short(c.Clear.Within)
+			x.Clear.Within = ShortDuration(c.Clear.Within)
 		}
 		x.Clear.Lines = explainLines(c.Clear.Lines, c.clear, ev, 0, unit)
 	}
@@ -241,19 +241,19 @@ func (st *ruleState) explainRaise(kind Kind, i int, ev *evidence, delta float64,
 	switch {
 	case l.dur > 0:
 		x.Reasons = append(x.Reasons, ReasonSustained)
-		x.Level.For, x.Level.MaxGap = short(src.For), short(src.MaxGap)
+		x.Level.For, x.Level.MaxGap = ShortDuration(src.For), ShortDuration(src.MaxGap)
 	case l.count > 0:
 		x.Reasons = append(x.Reasons, ReasonRepeat)
-		x.Level.Repeat, x.Level.Of, x.Level.Within = l.count, l.of, short(src.Repeat.Within)
+		x.Level.Repeat, x.Level.Of, x.Level.Within = l.count, l.of, ShortDuration(src.Repeat.Within)
 	case c.Change == nil:
 		x.Reasons = append(x.Reasons, ReasonSingle)
 	}
 	if ch := c.Change; ch != nil {
 		x.Reasons = append(x.Reasons, ReasonChange)
 		x.Change = &ExplainedChange{Component: ch.Component.String(), By: delta, Unit: ev.unit.String(), From: ch.From.String(),
-			Fall: ch.Fall, Over: short(ch.Over)}
+			Fall: ch.Fall, Over: ShortDuration(ch.Over)}
 		if ch.Per > 0 {
-			x.Change.Per = short(ch.Per)
+			x.Change.Per = ShortDuration(ch.Per)
 		}
 		if ref := st.reference(ev.taken); ref != nil {
 			before = append([]*evidence{ref}, before...)
@@ -356,8 +356,8 @@ func encode(x *Explanation) json.RawMessage {
 	return b
 }
 
-// short writes a duration as people write it: 5m, 1h30m, 72h.
-func short(d time.Duration) string {
+// ShortDuration writes a duration as people write it: 5m, 1h30m, 72h.
+func ShortDuration(d time.Duration) string {
 	s := d.String()
 	s = strings.TrimSuffix(s, "m0s") + map[bool]string{true: "m"}[strings.HasSuffix(s, "m0s")]
 	s = strings.TrimSuffix(s, "h0m") + map[bool]string{true: "h"}[strings.HasSuffix(s, "h0m")]

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"vitalwatch/alerting"
@@ -214,19 +213,12 @@ func (l webLedger) Retry(ctx context.Context, id string) (alerting.Delivery, err
 	return l.courier.Retry(ctx, id)
 }
 
-// span writes a time without the parts that are zero: 15m, 1h30m; none for 0.
+// span is ShortDuration, and nothing for 0.
 func span(d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
+	return alerting.ShortDuration(d)
 }
 
 // thresholds lists the lines in force for a patient: those that judge a value, not how it moves.
