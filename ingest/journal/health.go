@@ -76,9 +76,12 @@ func (j *Journal) checkSpace() {
 	j.setFull(j.noSpace.Swap(false) || free < j.o.HeadRoom)
 }
 
+// tickEvery is the time between two rounds of housekeeping.
+var tickEvery = time.Second
+
 // housekeep looks after space, trimming and the quarantine until the journal is closed.
 func (j *Journal) housekeep() {
-	t := time.NewTicker(time.Second)
+	t := time.NewTicker(tickEvery)
 	defer t.Stop()
 	for {
 		select {
