@@ -23,26 +23,56 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-// What is in use is not given.
-func TestLoopback_in_use(t *testing.T) {
+// only leaves some ports to be given, until the test ends.
+func only(t *testing.T, ports ...int) {
+	t.Helper()
 	mu.Lock()
 	was := given
-	given = map[int]bool{}
-	for p := first + 2; p < last; p++ { // two are left
-		given[p] = true
+	given = map[int]net.Listener{}
+	for p := first; p < last; p++ {
+		given[p] = nil
+	}
+	for _, p := range ports {
+		delete(given, p)
 	}
 	mu.Unlock()
-	defer func() { mu.Lock(); given = was; mu.Unlock() }()
-	var taken []net.Listener
-	for _, a := range []string{"127.0.0.1:20000", "127.0.0.1:20001"} {
-		if l, err := net.Listen("tcp", a); err == nil {
-			taken = append(taken, l)
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, l := range given {
+			if l != nil {
+				l.Close()
+			}
+		}
+		given = was
+	})
+}
+
+// What is in use is not given, and neither is what another process has given: its counterpart is in use.
+func TestLoopback_in_use(t *testing.T) {
+	only(t, first, first+1)
+	for _, port := range []int{first, first + 1 + claim} {
+		if l, err := listen(port); err == nil { // else somebody else has it, which is as good
+			defer l.Close()
 		}
 	}
 	if addr, err := Loopback(); err == nil {
 		t.Errorf("got %s", addr)
 	}
-	for _, l := range taken {
+}
+
+// What is given is claimed until the process ends.
+func TestLoopback_claims(t *testing.T) {
+	addr, err := Loopback()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := listen(a.Port + claim); err == nil {
 		l.Close()
+		t.Errorf("another process may give %s as well", addr)
 	}
 }
