@@ -12,10 +12,14 @@ import (
 	"time"
 
 	"vitalwatch/internal/faultproxy"
+	"vitalwatch/internal/freeport"
 	"vitalwatch/internal/leaktest"
 )
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
+
+// patience bounds every wait for what must happen.
+const patience = time.Minute
 
 // pipes joins two in-memory connections through a proxy; in a bubble they cost no time.
 func pipes(p *faultproxy.Proxy) (client, server net.Conn) {
@@ -181,7 +185,7 @@ func dial(t *testing.T, p *faultproxy.Proxy, server string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(10 * time.Second))
+	nc.SetDeadline(time.Now().Add(patience))
 	return nc
 }
 
@@ -292,7 +296,7 @@ func TestTCP_stall(t *testing.T) {
 		t.Errorf("got %q, %v", b[:n], err)
 	}
 	p.Resume()
-	nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	nc.SetReadDeadline(time.Now().Add(patience))
 	if got, err := io.ReadAll(nc); string(got) != "2" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -303,25 +307,24 @@ func TestTCP_stall(t *testing.T) {
 
 // A server that is not there is a reset, and Close ends what is stalled.
 func TestTCP_no_server(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	nobody, err := freeport.Loopback() // and nobody comes meanwhile
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Close()
 	p := faultproxy.New(1)
-	addr, err := p.Listen(l.Addr().String())
+	addr, err := p.Listen(nobody)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The reset may come before Dial is done.
-	if nc, err := net.DialTimeout("tcp", addr, 10*time.Second); err == nil {
+	if nc, err := net.DialTimeout("tcp", addr, patience); err == nil {
 		if _, err := nc.Read(make([]byte, 1)); err == nil {
 			t.Error("somebody is there")
 		}
 		nc.Close()
 	}
 	p.Close()
-	if _, err := p.Listen(l.Addr().String()); err == nil {
+	if _, err := p.Listen(nobody); err == nil {
 		t.Error("a closed proxy listens")
 	}
 }

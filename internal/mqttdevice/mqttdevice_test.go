@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vitalwatch/internal/fakebroker"
+	"vitalwatch/internal/freeport"
 	"vitalwatch/internal/mqttdevice"
 )
 
@@ -81,13 +82,17 @@ func TestDevice_password(t *testing.T) {
 }
 
 func TestDevice_givesUp(t *testing.T) {
-	d := mqttdevice.New(mqttdevice.Config{Broker: "tcp://127.0.0.1:1", ID: "dev-1", GiveUp: 50 * time.Millisecond})
+	nobody, err := freeport.Loopback()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := mqttdevice.New(mqttdevice.Config{Broker: "tcp://" + nobody, ID: "dev-1", GiveUp: 50 * time.Millisecond})
 	if err := d.Send(t.Context(), payloads(1), nil); err == nil {
 		t.Error("nobody listens there, but Send succeeded")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	d = mqttdevice.New(mqttdevice.Config{Broker: "tcp://127.0.0.1:1", ID: "dev-1"})
+	d = mqttdevice.New(mqttdevice.Config{Broker: "tcp://" + nobody, ID: "dev-1"})
 	if err := d.Send(ctx, payloads(1), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"vitalwatch/devices/payload"
 	"vitalwatch/internal/fakebroker"
+	"vitalwatch/internal/freeport"
 	"vitalwatch/internal/leaktest"
 	"vitalwatch/vitals"
 )
@@ -273,12 +273,11 @@ func TestRun(t *testing.T) {
 
 // A run that is over ends also when nobody takes its readings.
 func TestRun_givesUp(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	nobody, err := freeport.Loopback()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Close() // nobody listens there now
-	s, err := Run(t.Context(), Config{Broker: "tcp://" + l.Addr().String(), Patients: 2, For: time.Millisecond, GiveUp: time.Millisecond})
+	s, err := Run(t.Context(), Config{Broker: "tcp://" + nobody, Patients: 2, For: time.Millisecond, GiveUp: time.Millisecond})
 	if !errors.Is(err, ErrUnreachable) || s.Acknowledged != 0 {
 		t.Errorf("%+v, %v", s, err)
 	}
