@@ -2,6 +2,9 @@ package subscriber
 
 import "time"
 
+// A silent broker is never given up here: what ends a handshake with it is something else.
+func init() { connectTimeout = time.Hour }
+
 // SetRetry replaces the pauses between attempts.
 func (s *Subscriber) SetRetry(f func(attempt int) time.Duration) { s.retry = f }
 

@@ -85,12 +85,11 @@ const (
 	defaultWindow = 2048
 
 	// facts on paho 1.5.1: the default write deadline is none, so that only the ping notices a dead link.
-	keepAlive      = 20 * time.Second
-	pingTimeout    = 10 * time.Second
-	writeTimeout   = 10 * time.Second
-	connectTimeout = 10 * time.Second
-	subackTimeout  = 15 * time.Second
-	meetTimeout    = 5 * time.Second // then each message says by itself that its device cannot be registered
+	keepAlive     = 20 * time.Second
+	pingTimeout   = 10 * time.Second
+	writeTimeout  = 10 * time.Second
+	subackTimeout = 15 * time.Second
+	meetTimeout   = 5 * time.Second // then each message says by itself that its device cannot be registered
 
 	// One commit takes at most this many messages and bytes; more wait for the next.
 	groupMessages = 1000
@@ -104,6 +103,9 @@ const (
 	errorQueue       = 256 // down/errors that wait for the link; more are dropped: the operator has them in quarantine
 	errorsPerMessage = 10  // enough for a device's log
 )
+
+// connectTimeout bounds reaching the broker, and reaching it with the handshake.
+var connectTimeout = 10 * time.Second
 
 // Subscriber is the connection to one broker.
 type Subscriber struct {
