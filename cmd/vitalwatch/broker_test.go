@@ -42,8 +42,9 @@ func TestEndToEnd_ExternalBroker(t *testing.T) {
 	if _, err := s.Start(start); err != nil {
 		t.Fatal(err)
 	}
+	// The broker has acknowledged what the server may not even have begun to take before it was killed.
 	waitFor(t, "all readings to be stored once", func() bool {
-		return len(list[struct{}](t, s, "/api/v1/patients/P-ext-1/readings?indicator=heart_rate&limit=1000")) == 100
+		return knows(t, s, "P-ext-1") && len(list[struct{}](t, s, "/api/v1/patients/P-ext-1/readings?indicator=heart_rate&limit=1000")) == 100
 	})
 }
 
@@ -88,6 +89,9 @@ func TestEndToEnd_TwoServers(t *testing.T) {
 	waitFor(t, "all readings to be stored", func() bool {
 		clear(seen)
 		for _, s := range servers {
+			if !knows(t, s, "P-ext-1") {
+				continue
+			}
 			for _, r := range list[struct {
 				TakenAt string `json:"taken_at"`
 			}](t, s, "/api/v1/patients/P-ext-1/readings?indicator=heart_rate&limit=1000") {
@@ -102,7 +106,7 @@ func TestEndToEnd_TwoServers(t *testing.T) {
 		}
 	}
 	for i, s := range servers {
-		if len(list[struct{}](t, s, "/api/v1/patients/P-ext-1/readings?indicator=heart_rate&limit=1000")) == 0 {
+		if !knows(t, s, "P-ext-1") || len(list[struct{}](t, s, "/api/v1/patients/P-ext-1/readings?indicator=heart_rate&limit=1000")) == 0 {
 			t.Errorf("server %d had no share", i)
 		}
 	}

@@ -119,7 +119,7 @@ func TestHealth_tells_the_truth_of_InfluxDB(t *testing.T) {
 	write("vitalwatch:wrong")
 	s := startServer(t, conf)
 	influxIs(t, s, "[~] influxdb: influxdb: 401", "token_file")
-	if out := verb(t, "health", "-c", s.conf()); !strings.Contains(out, "[~] influxdb: influxdb: 401") || !strings.Contains(out, "[+] alerts ok") {
+	if out := verb(t, "health", "--within", patience.String(), "-c", s.conf()); !strings.Contains(out, "[~] influxdb: influxdb: 401") || !strings.Contains(out, "[+] alerts ok") {
 		t.Errorf("vitalwatch health says\n%s", out)
 	}
 	if m := metrics(t, s); m["vitalwatch_influxdb_up"] != 0 {
@@ -127,7 +127,7 @@ func TestHealth_tells_the_truth_of_InfluxDB(t *testing.T) {
 	}
 	write(srv.Token)
 	influxIs(t, s, "[~] influxdb: influxdb: 404", "make the bucket")
-	if out := verb(t, "health", "-c", s.conf()); !strings.Contains(out, "[~] influxdb: influxdb: 404") {
+	if out := verb(t, "health", "--within", patience.String(), "-c", s.conf()); !strings.Contains(out, "[~] influxdb: influxdb: 404") {
 		t.Errorf("vitalwatch health says\n%s", out)
 	}
 	srv.InfluxQL(`CREATE DATABASE "` + bucket + `"`)
@@ -185,12 +185,11 @@ func TestEndToEnd_InfluxDB_outage(t *testing.T) {
 		_, said := readyz(t, s)
 		return m["vitalwatch_consumer_lag"] >= conns*per && m["vitalwatch_consumer_oldest_seconds"] > 0.5 && strings.Contains(said, "[~] influxdb")
 	})
-	code, said := readyz(t, s)
-	if code != 200 || !strings.Contains(said, "readings wait in the journal, the oldest for") {
-		t.Errorf("readyz: %d %s", code, said)
-	}
-	waitFor(t, "the API to show all recent readings while InfluxDB is away", func() bool { // the store on this machine may have been behind
-		n := len(list[struct{}](t, s, "/api/v1/patients/P-"+deviceName("away")(3)+"/readings?indicator=heart_rate&limit=1000&from="+base.Add(-time.Second).Format(time.RFC3339)))
+	influxIs(t, s, "[~] influxdb", "readings wait in the journal, the oldest for") // once the writer has failed, not only the watch
+	// The store on this machine may have been behind. It is asked for nothing of before its beginning: of that InfluxDB, when
+	// it was too busy at the start to say that it is empty, is thought to know more.
+	waitFor(t, "the API to show all recent readings while InfluxDB is away", func() bool {
+		n := len(list[struct{}](t, s, "/api/v1/patients/P-"+deviceName("away")(3)+"/readings?indicator=heart_rate&limit=1000&from="+base.Format(time.RFC3339Nano)))
 		return n == 5*per
 	})
 

@@ -99,6 +99,27 @@ func get(t *testing.T, s *child, path string, v any) {
 	}
 }
 
+// knows tells whether the server has heard of a patient; before, all that belongs to one is not found.
+func knows(t *testing.T, s *child, patient string) bool {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", s.HTTP+"/api/v1/patients/"+patient, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNotFound {
+		t.Fatalf("patient %s: %s", patient, resp.Status)
+	}
+	return resp.StatusCode == http.StatusOK
+}
+
 // list reads all pages of a list.
 func list[T any](t *testing.T, s *child, path string) []T {
 	t.Helper()

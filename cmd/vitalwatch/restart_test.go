@@ -90,10 +90,25 @@ func TestRestartInPlace(t *testing.T) {
 		log, err := os.ReadFile(s.logPath())
 		return err == nil && bytes.Count(log, []byte(`"message":"ready"`)) == 2
 	})
-	mu.Lock()
-	was := len(acked)
-	mu.Unlock()
+	each := func() []int {
+		mu.Lock()
+		defer mu.Unlock()
+		n := make([]int, conns)
+		for k := range acked {
+			n[k[0]]++
+		}
+		return n
+	}
+	was, before := total(), each()
 	await("acknowledgements after the restart", func() bool { return total() > was+2000 })
+	await("every device to be back", func() bool { // more than a window, which may have come from the old process
+		for i, n := range each() {
+			if n <= before[i]+5 {
+				return false
+			}
+		}
+		return true
+	})
 	t.Logf("acknowledging again %v after the signal at the latest", time.Since(begin))
 	cancel()
 	res := <-done
