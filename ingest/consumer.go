@@ -44,8 +44,6 @@ type Consumer struct {
 	source  Source
 	sink    Sink
 	done    prometheus.Counter
-	lag     prometheus.Gauge
-	age     prometheus.Gauge
 	oldest  atomic.Int64 // receipt, in Micros, of the first reading of the block in hand; 0: none
 	log     zerolog.Logger
 	stalled atomic.Int64 // Unix ms since when the sink fails, 0 while it works
@@ -53,8 +51,9 @@ type Consumer struct {
 
 // NewConsumer returns a consumer; done counts the accepted readings that it has carried.
 func NewConsumer(name string, source Source, sink Sink, m *Metrics, done prometheus.Counter, log zerolog.Logger) *Consumer {
-	return &Consumer{name: name, source: source, sink: sink, done: done, lag: m.lag.WithLabelValues(name), age: m.age.WithLabelValues(name),
-		log: log.With().Str("consumer", name).Logger()}
+	c := &Consumer{name: name, source: source, sink: sink, done: done, log: log.With().Str("consumer", name).Logger()}
+	m.waiting.add(c)
+	return c
 }
 
 // Stalled returns since when the sink has refused the next block, zero while it works.
@@ -67,6 +66,12 @@ func (c *Consumer) Stalled() time.Time {
 
 // Name is the consumer's name, as in its metrics.
 func (c *Consumer) Name() string { return c.name }
+
+// lag is how many readings are journaled and not handled by the sink.
+func (c *Consumer) lag() uint64 {
+	last := c.source.Last()
+	return last - min(last, c.sink.Cursor())
+}
 
 // Level reports whether the sink has handled everything journaled so far.
 func (c *Consumer) Level() bool { return c.sink.Cursor() >= c.source.Last() }
@@ -107,7 +112,6 @@ func (c *Consumer) Run(ctx context.Context) error {
 		after = last
 		c.oldest.Store(0)
 		c.done.Add(float64(counted(readings)))
-		c.lag.Set(float64(c.source.Last() - min(c.source.Last(), c.sink.Cursor())))
 		c.source.Release(c.name, c.sink.Durable())
 	}
 }
@@ -124,13 +128,9 @@ func counted(rs []vitals.Reading) int {
 	return n
 }
 
-// Release tells the journal again what the sink holds durably, and refreshes lag and age; the housekeeping calls it,
-// because a sink becomes durable some time after its last block.
-func (c *Consumer) Release() {
-	c.source.Release(c.name, c.sink.Durable())
-	c.lag.Set(float64(c.source.Last() - min(c.source.Last(), c.sink.Cursor())))
-	c.age.Set(c.Age(time.Now()).Seconds())
-}
+// Release tells the journal again what the sink holds durably; the housekeeping calls it, because a sink becomes durable
+// some time after its last block.
+func (c *Consumer) Release() { c.source.Release(c.name, c.sink.Durable()) }
 
 // Age is how long the oldest reading that the sink has not dealt with has waited since its receipt, 0 when none waits.
 func (c *Consumer) Age(now time.Time) time.Duration {
@@ -167,7 +167,6 @@ func (c *Consumer) insist(ctx context.Context, f func() error) error {
 		if c.stalled.CompareAndSwap(0, time.Now().UnixMilli()) {
 			c.log.Error().Err(err).Msg("consumer is stopped by an error and tries again; readings wait in the journal")
 		}
-		c.lag.Set(float64(c.source.Last() - min(c.source.Last(), c.sink.Cursor())))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

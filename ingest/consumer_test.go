@@ -131,6 +131,20 @@ func TestConsumer_CountsWhatWasAccepted(t *testing.T) {
 	}
 }
 
+// What waits is told as it is, also before the consumer has begun, as after a restart.
+func TestConsumer_TellsWhatWaitsNow(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := ingest.NewMetrics(reg)
+	src, dst := &fakeLog{n: 5}, &carried{got: []uint64{2}}
+	ingest.NewConsumer("test", src, dst, m, m.Evaluated(), zerolog.Nop())
+	for _, c := range []struct{ last, taken, want uint64 }{{5, 2, 3}, {9, 2, 7}, {9, 9, 0}, {9, 10, 0}} {
+		src.n, dst.got = c.last, []uint64{c.taken}
+		if got := gathered(t, reg, "vitalwatch_consumer_lag"); got != float64(c.want) {
+			t.Errorf("%d of %d taken: %v wait, want %d", c.taken, c.last, got, c.want)
+		}
+	}
+}
+
 // gathered is the sum of a metric over its labels.
 func gathered(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
 	t.Helper()
@@ -141,7 +155,7 @@ func gathered(t *testing.T, reg *prometheus.Registry, name string) (sum float64)
 	for _, f := range fs {
 		if f.GetName() == name {
 			for _, m := range f.Metric {
-				sum += m.GetCounter().GetValue()
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -15,8 +16,7 @@ type Metrics struct {
 	quarantined *prometheus.CounterVec
 	stored      *prometheus.CounterVec
 	evaluated   prometheus.Counter
-	lag         *prometheus.GaugeVec
-	age         *prometheus.GaugeVec
+	waiting     *waiting
 
 	mu       sync.Mutex
 	bySource map[string]prometheus.Counter // saves the label lookup on the hot path
@@ -31,12 +31,43 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		quarantined: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vitalwatch_readings_quarantined_total", Help: "Readings refused and kept in quarantine, by reason."}, []string{"reason"}),
 		stored:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vitalwatch_readings_stored_total", Help: "Readings written to the readings store."}, []string{"store"}),
 		evaluated:   prometheus.NewCounter(prometheus.CounterOpts{Name: "vitalwatch_readings_evaluated_total", Help: "Readings judged against the rules."}),
-		lag:         prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vitalwatch_consumer_lag", Help: "Readings journaled and not yet taken by the consumer."}, []string{"consumer"}),
-		age:         prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vitalwatch_consumer_oldest_seconds", Help: "How long the oldest reading that the consumer has not dealt with has waited, 0 when none waits."}, []string{"consumer"}),
+		waiting:     &waiting{consumers: map[string]*Consumer{}},
 		bySource:    map[string]prometheus.Counter{},
 	}
-	reg.MustRegister(m.received, m.accepted, m.duplicate, m.quarantined, m.stored, m.evaluated, m.lag, m.age)
+	reg.MustRegister(m.received, m.accepted, m.duplicate, m.quarantined, m.stored, m.evaluated, m.waiting)
 	return m
+}
+
+// waiting is what each consumer has before it, in the moment when it is asked: who waits until nothing waits, as before a
+// restart, must not be told of a block ago.
+type waiting struct {
+	mu        sync.Mutex
+	consumers map[string]*Consumer // by name
+}
+
+var (
+	lagDesc = prometheus.NewDesc("vitalwatch_consumer_lag", "Readings journaled and not yet taken by the consumer.", []string{"consumer"}, nil)
+	ageDesc = prometheus.NewDesc("vitalwatch_consumer_oldest_seconds",
+		"How long the oldest reading that the consumer has not dealt with has waited, 0 when none waits.", []string{"consumer"}, nil)
+)
+
+func (w *waiting) add(c *Consumer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.consumers[c.name] = c
+}
+
+// Describe and Collect make it a prometheus.Collector.
+func (w *waiting) Describe(ch chan<- *prometheus.Desc) { ch <- lagDesc; ch <- ageDesc }
+
+// Collect asks all consumers.
+func (w *waiting) Collect(ch chan<- prometheus.Metric) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name, c := range w.consumers {
+		ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(c.lag()), name)
+		ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, c.Age(time.Now()).Seconds(), name)
+	}
 }
 
 func (m *Metrics) count(source string, r *Result) {
