@@ -180,6 +180,9 @@ func init() {
 			// One status for what a caller got wrong, wherever in the request it stands.
 			status, kind = http.StatusBadRequest, "bad-request"
 		}
+		if status == http.StatusRequestEntityTooLarge {
+			msg = "the body is larger than this request takes; send less at a time" // theirs names a bound that is ours plus one
+		}
 		p := problem(status, kind, http.StatusText(status), msg)
 		for _, e := range errs {
 			var d huma.ErrorDetailer

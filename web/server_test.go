@@ -778,7 +778,12 @@ func TestReadings_Post(t *testing.T) {
 	h.ask(400, "service", "POST", "/api/v1/readings", `["mixed"]`)
 	h.ask(400, "service", "POST", "/api/v1/readings?device=a/b", `["mixed"]`)
 	h.ask(400, "service", "POST", "/api/v1/readings?device=D-1", `["mixed"]`, "X-Device-ID", "D-2")
-	h.ask(413, "service", "POST", "/api/v1/readings?device=D-1", `["`+strings.Repeat("x", payload.MaxBytes)+`"]`)
+	full := `["mixed"` + strings.Repeat(" ", payload.MaxBytes-len(`["mixed"]`)) + "]" // what MQTT takes, to the byte
+	h.ask(200, "service", "POST", "/api/v1/readings?device=D-1", full)
+	if m := h.intake.got[len(h.intake.got)-1]; len(m.Payload) != payload.MaxBytes {
+		t.Errorf("%d bytes came in, want %d", len(m.Payload), payload.MaxBytes)
+	}
+	h.ask(413, "service", "POST", "/api/v1/readings?device=D-1", full+" ")
 	h.intake.fail = errors.New("the journal is full")
 	if a := h.ask(503, "service", "POST", "/api/v1/readings?device=D-1", `["mixed"]`); a.Header.Get("Retry-After") == "" {
 		t.Error("503 without Retry-After")
