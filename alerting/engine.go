@@ -66,7 +66,7 @@ const (
 // Why an act is refused.
 var (
 	ErrNotOpen      = errors.New("the alert is not open any more; reload it")
-	ErrAcknowledged = errors.New("the alert is acknowledged already")
+	ErrAcknowledged = errors.New("somebody has taken the alert over already; reload it")
 	ErrNoSnooze     = errors.New("an emergency cannot be snoozed; acknowledge it")
 	ErrSnoozeLength = errors.New("snooze for at least one minute; a critical alert stays snoozed for 15 at most, others for 120")
 	ErrNoActor      = errors.New("an act needs a named actor")

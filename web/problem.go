@@ -107,9 +107,9 @@ func problemOf(err error) *Problem {
 	case is(alerting.ErrNotOpen, ledger.ErrResolved):
 		return problem(http.StatusConflict, "alert-resolved", "the alert is resolved", alerting.ErrNotOpen.Error())
 	case is(alerting.ErrAcknowledged):
-		return problem(http.StatusConflict, "alert-acknowledged", "the alert is acknowledged already", "")
+		return problem(http.StatusConflict, "alert-acknowledged", "the alert is acknowledged already", alerting.ErrAcknowledged.Error())
 	case is(ledger.ErrDelivered):
-		return problem(http.StatusConflict, "delivered", "the delivery has arrived already", "")
+		return problem(http.StatusConflict, "delivered", "the delivery has arrived already", ledger.ErrDelivered.Error())
 	case is(alerting.ErrNoSnooze):
 		return problem(http.StatusUnprocessableEntity, "no-snooze", "an emergency cannot be snoozed", alerting.ErrNoSnooze.Error())
 	case is(alerting.ErrSnoozeLength):

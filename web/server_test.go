@@ -315,11 +315,11 @@ func (h *house) ask(status int, role, method, path, body string, header ...strin
 	}
 	if status >= 400 && strings.HasPrefix(path, "/api/") {
 		var p struct {
-			Type, Title string
-			Status      int
+			Type, Title, Detail string
+			Status              int
 		}
 		a.into(h.T, &p)
-		if ct := a.Header.Get("Content-Type"); ct != "application/problem+json" || !strings.HasPrefix(p.Type, "urn:vitalwatch:problem:") || p.Status != status || p.Title == "" {
+		if ct := a.Header.Get("Content-Type"); ct != "application/problem+json" || !strings.HasPrefix(p.Type, "urn:vitalwatch:problem:") || p.Status != status || p.Title == "" || p.Detail == "" {
 			h.Fatalf("%s %s: %s is no problem: %s", method, path, ct, a.body)
 		}
 	}

@@ -140,7 +140,7 @@ func (l *Ledger) Deliveries(ctx context.Context, f DeliveryFilter) (items []aler
 }
 
 // ErrDelivered is a request to send again what has arrived.
-var ErrDelivered = errors.New("the delivery has arrived already")
+var ErrDelivered = errors.New("the delivery has arrived already; there is nothing to send again")
 
 // Retry makes a dead or waiting delivery due now, with all its attempts and time before it again, and returns it.
 func (l *Ledger) Retry(ctx context.Context, id string) (alerting.Delivery, error) {
