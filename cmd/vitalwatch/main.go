@@ -107,9 +107,13 @@ var notYet = map[string]string{
 func where(err error) string {
 	var pe *kong.ParseError
 	if errors.As(err, &pe) && pe.Context != nil {
-		if n := pe.Context.Selected(); n != nil {
-			return "vitalwatch " + n.Path()
+		names := ""
+		for n := pe.Context.Selected(); n != nil; n = n.Parent {
+			if n.Type == kong.CommandNode { // not n.Path(), which has the aliases too
+				names = " " + n.Name + names
+			}
 		}
+		return "vitalwatch" + names
 	}
 	return "vitalwatch"
 }

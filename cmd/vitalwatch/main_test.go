@@ -20,6 +20,7 @@ func TestRun_MistakesSayWhatToDo(t *testing.T) {
 		{"rules replay --from x", 2, "vitalwatch rules test"},
 		{"patient add", 2, "Try: vitalwatch patient add --help"},
 		{"rules", 2, "Try: vitalwatch rules --help"},
+		{"apikey create --name x", 2, "Try: vitalwatch apikey create --help"},
 		{"simulate --broker tcp://127.0.0.1:1 --patients 0", 2, "--patients"},
 		{"simulate --broker 127.0.0.1 --patients 1", 2, "tcp://host:1883"},
 		{"simulate --broker tcp://127.0.0.1:1 --patients 1 --speed 0.0.1", 2, "Try: vitalwatch simulate --help"},
