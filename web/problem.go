@@ -78,6 +78,11 @@ func badRequest(what string) *Problem {
 	return problem(http.StatusBadRequest, "bad-request", "the request is not valid", what)
 }
 
+// crossOrigin is a writing request, or a feed, from a page that is not ours.
+func crossOrigin() *Problem {
+	return problem(http.StatusForbidden, "cross-origin", "request from another site", "this page may not send that request")
+}
+
 // problemOf is the one place where errors become answers. What it does not know is internal: the operator sees it
 // in the log, the user a sentence.
 func problemOf(err error) *Problem {
@@ -124,6 +129,8 @@ func problemOf(err error) *Problem {
 		return badRequest(unknown.Kind + " is unknown")
 	case errors.As(err, &frame):
 		return problem(http.StatusBadRequest, "bad-frame", "the frame is not valid", frame.Error())
+	case errors.As(err, &shake) && shake.Status == http.StatusForbidden:
+		return crossOrigin()
 	case errors.As(err, &shake):
 		return problem(shake.Status, "not-a-feed-client", "this is a WebSocket", shake.Reason)
 	case is(errTooMany):

@@ -274,7 +274,7 @@ func (s *Server) routes() (http.Handler, error) {
 		}
 	}
 	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, problem(http.StatusForbidden, "cross-origin", "request from another site", "this page may not send that request"))
+		writeProblem(w, crossOrigin())
 	}))
 	return s.outer(cross.Handler(mux)), nil
 }

@@ -1057,6 +1057,23 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+func TestFeed_RefusesWhatIsNoClientOfOurs(t *testing.T) {
+	h := build(t, nil)
+	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="}
+	for _, tt := range []struct {
+		status int
+		header []string
+		want   string
+	}{
+		{400, nil, "not-a-feed-client"},
+		{403, append(upgrade, "Origin", "https://evil.example"), "cross-origin"},
+	} {
+		if a := h.ask(tt.status, "coach", "GET", "/api/v1/feed", "", tt.header...); !bytes.Contains(a.body, []byte("urn:vitalwatch:problem:"+tt.want)) {
+			t.Errorf("%s, want %s", a.body, tt.want)
+		}
+	}
+}
+
 func TestFeed_ThroughTheServer(t *testing.T) {
 	h := build(t, nil)
 	h.alert("A-1", "P-1", alerting.Warning)
