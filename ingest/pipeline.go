@@ -619,14 +619,14 @@ func conflict(index int) payload.Problem {
 
 // Replay sends one quarantined message through the pipeline again, after its cause was mended. What is accepted
 // now is never live. journal.ErrNotQuarantined says that there is no such item. The
-// item stays in quarantine with what of it is still refused.
+// item stays in quarantine with what of it is still refused. Result.Items is filled.
 func (p *Pipeline) Replay(ctx context.Context, id uint64) (Result, error) {
 	q, err := p.c.Journal.QuarantineGet(id)
 	if err != nil {
 		return Result{}, fmt.Errorf("quarantined item %d: %w", id, err)
 	}
 	b := p.NewBatch()
-	b.judgeAt = p.replayAt(&q)
+	b.judgeAt, b.WantItems = p.replayAt(&q), true
 	b.Add(replayed(&q))
 	b.group.Quarantine = nil // it is there already
 	b.again = true

@@ -257,8 +257,8 @@ func TestPipeline_ReplayAfterTheCauseIsMended(t *testing.T) {
 		t.Fatal(err)
 	}
 	res, err := h.Replay(t.Context(), items[0].ID)
-	if err != nil || res.Accepted != 1 {
-		t.Fatalf("replay: %+v, %v", res, err)
+	if err != nil || res.Accepted != 1 || len(res.Items) != 1 || res.Items[0].Status != "accepted" {
+		t.Fatalf("replay: %+v, %v, want one accepted, in Items too", res, err)
 	}
 	block, err := h.journal.Next(t.Context(), 0)
 	if err != nil {
