@@ -99,42 +99,45 @@ func DefaultConfig() *Config {
 }
 
 // environment sets every option of v that has a variable: the option's path in capitals, VITALWATCH_HTTP_LISTEN for
-// http.listen; lists are separated by commas. Hooks have names of their own and come from the file only. bad is told
-// of values that do not fit.
-func environment(v reflect.Value, name string, path []string, lookup func(string) (string, bool), bad func(name, path, want string)) {
+// http.listen; lists are separated by commas. Lists of other things and maps come from the file only. What is
+// set so, and what does not fit, is noted in doc.
+func environment(v reflect.Value, name string, path []string, lookup func(string) (string, bool), doc *strictyaml.Document) {
 	for i := range v.NumField() {
 		key := v.Type().Field(i).Tag.Get("yaml")
 		field, name, path := v.Field(i), name+"_"+strings.ToUpper(key), append(path[:len(path):len(path)], key)
 		if field.Kind() == reflect.Struct {
-			environment(field, name, path, lookup, bad)
+			environment(field, name, path, lookup, doc)
 			continue
 		}
+		list := field.Type() == reflect.TypeFor[[]string]()
 		text, ok := lookup(name)
-		if !ok {
+		if !ok || !list && (field.Kind() == reflect.Slice || field.Kind() == reflect.Map) { // hooks, routes, retention
 			continue
 		}
+		doc.SetBy(name, path)
+		bad := func(want string) { doc.Errorf(path, "must be %s", want) }
 		switch {
 		case field.Kind() == reflect.String:
 			field.SetString(text)
 		case field.Kind() == reflect.Bool:
 			on, err := strconv.ParseBool(text)
 			if err != nil {
-				bad(name, strings.Join(path, "."), "true or false")
+				bad("true or false")
 			}
 			field.SetBool(on)
 		case field.Type() == reflect.TypeFor[time.Duration]():
 			d, err := time.ParseDuration(text)
 			if err != nil {
-				bad(name, strings.Join(path, "."), "a duration such as 10s")
+				bad("a duration such as 10s")
 			}
 			field.SetInt(int64(d))
 		case field.CanInt():
 			n, err := strconv.ParseInt(text, 10, 64)
 			if err != nil {
-				bad(name, strings.Join(path, "."), "a number")
+				bad("a number")
 			}
 			field.SetInt(n)
-		case field.Type() == reflect.TypeFor[[]string]():
+		case list:
 			field.Set(reflect.ValueOf(strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })))
 		}
 	}
@@ -166,9 +169,7 @@ func readConfig(path string, environ func(string) (string, bool)) (*Config, *str
 			return nil, nil, fmt.Errorf("read configuration: %w", err)
 		}
 	}
-	environment(reflect.ValueOf(c).Elem(), "VITALWATCH", nil, environ, func(name, path, want string) {
-		doc.Errorf([]string{name}, "sets %s and must be %s", path, want)
-	})
+	environment(reflect.ValueOf(c).Elem(), "VITALWATCH", nil, environ, doc)
 	c.check(doc)
 	return c, doc, nil
 }

@@ -78,8 +78,10 @@ func TestLoadConfig_EnvironmentOverFileOverDefault(t *testing.T) {
 		strings.Join(c.DefaultConditions, "+") != "hypertension+copd" || c.Log.Level != "info" || len(c.MQTT.External.Topics) != 1 {
 		t.Errorf("got %+v", c)
 	}
-	if _, err := load(t, "", map[string]string{"VITALWATCH_AUTH_ANONYMOUS": "perhaps"}); err == nil || !strings.Contains(err.Error(), "VITALWATCH_AUTH_ANONYMOUS") {
-		t.Errorf("a bad variable gives %v", err)
+	_, err = load(t, "registration: open\n", map[string]string{"VITALWATCH_AUTH_ANONYMOUS": "perhaps", "VITALWATCH_REGISTRATION": "maybe"})
+	if err == nil || !strings.Contains(err.Error(), "VITALWATCH_AUTH_ANONYMOUS: auth.anonymous: must be true or false") ||
+		!strings.Contains(err.Error(), `VITALWATCH_REGISTRATION: registration: "maybe" is none of`) || strings.Contains(err.Error(), "c.yaml") {
+		t.Errorf("bad variables give %v, want their names and not the file's", err)
 	}
 }
 

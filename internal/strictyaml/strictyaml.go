@@ -46,6 +46,7 @@ type Document struct {
 	File string
 	root *yaml.Node
 	errs Errors
+	set  map[string]string // by path, what set it instead of the file
 }
 
 // ReadFile decodes the file at path into v.
@@ -112,12 +113,26 @@ func plain(msg string) string {
 
 var misfit = regexp.MustCompile("^cannot construct !!\\w+ (`.*`) into (\\S+)$")
 
+// SetBy says that the value of a path is not the file's but source's, such as an environment variable's: Errorf names
+// that instead of a line.
+func (d *Document) SetBy(source string, path []string) {
+	if d.set == nil {
+		d.set = map[string]string{}
+	}
+	d.set[strings.Join(path, ".")] = source
+}
+
 // Errorf records a mistake at the value found by walking keys (and list indexes written as numbers) from the top;
 // where a part of the path is missing, at the deepest part that is there.
 func (d *Document) Errorf(path []string, format string, args ...any) {
 	e := &Error{File: d.File, Message: strings.Join(path, ".") + ": " + fmt.Sprintf(format, args...)}
 	if n := d.find(path); n != nil {
 		e.Line, e.Column = n.Line, n.Column
+	}
+	for i := range path {
+		if source, ok := d.set[strings.Join(path[:i+1], ".")]; ok {
+			e.File, e.Line, e.Column = source, 0, 0
+		}
 	}
 	d.errs = append(d.errs, e)
 }

@@ -48,6 +48,18 @@ func TestErrorf_PointsAtTheValue(t *testing.T) {
 	}
 }
 
+func TestErrorf_NamesWhatSetTheValueInsteadOfTheFile(t *testing.T) {
+	var v file
+	d := strictyaml.Read("f.yaml", []byte("b:\n  c: true\nl:\n  - name: x\n"), &v)
+	d.SetBy("L", []string{"l"})
+	d.Errorf([]string{"l", "0"}, "is unknown")
+	d.Errorf([]string{"b", "c"}, "is wrong")
+	want := "L: l.0: is unknown\nf.yaml:2:6: b.c: is wrong"
+	if err := d.Err(); err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add([]byte("a: 1\nb: {c: true}\n"))
 	f.Add([]byte("a: &x [*x]\n"))
