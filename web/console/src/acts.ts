@@ -6,6 +6,7 @@ import { patientLabel, type App } from "./app";
 import type { Alert, Json, Obj } from "./decode";
 import { button, h, setText } from "./dom";
 import { named, severityName, shownReading } from "./format";
+import { snoozeMinutes } from "./order";
 import { chip, problem } from "./parts";
 import { pick, t, type Key } from "./i18n";
 
@@ -34,7 +35,7 @@ export function actDialog(app: App, a: Alert, what: api.Act): void {
   const outcome = h("select", { id: "act-outcome", name: "outcome", required: true },
     h("option", { value: "" }, t("outcome.choose")), ...outcomes.map((o) => h("option", { value: o }, t(outcomeKeys[o]!))));
   const minutes = h("select", { id: "act-minutes", name: "minutes" },
-    ...[15, 30, 60, 120, 240].map((m) => h("option", { value: m, selected: m === 30 }, t("act.minutes", { n: m }))));
+    ...snoozeMinutes(a.severity).map((m) => h("option", { value: m, selected: m === (a.severity === "critical" ? 15 : 30) }, t("act.minutes", { n: m }))));
 
   const body = (): Obj => {
     const text = note.value.trim();

@@ -9,6 +9,7 @@ import { conditionName, indicatorName, named, severityName, shownReading, valueT
 import { icon } from "./icons";
 import { pick, t, type Key } from "./i18n";
 import { outcomeName } from "./acts";
+import { snoozeMinutes } from "./order";
 import { agoEl, chip, clockEl, faultText, guideText, problem, remarks, remarkText, stateBadges } from "./parts";
 import { to } from "./route";
 
@@ -65,7 +66,7 @@ export class AlertPage implements View {
     const p = this.app.state().patients.get(a.patientId);
     const why = a.state === "resolved" ? t("act.resolved_already") : this.app.mayNotAct();
     this.head.show([a.seq, a.state, p?.name, a.snoozedUntil > now, this.guide?.code].join("|"), () => this.headline(a, p, now));
-    this.acts.show([a.state, why].join("|"), () => [this.actions(a, why)]);
+    this.acts.show([a.state, a.severity, why].join("|"), () => [this.actions(a, why)]);
     this.why.show(String(a.seq), () => [h("h3", {}, t(a.state === "resolved" && a.resolvedBy === "values" ? "explain.title_ended" : "explain.title")), explanation(a.explanation, now)]);
     this.past.show([this.history === null, this.history?.length, this.error].join("|"), () => [h("h3", {}, t("history.title")), this.historyList(a, now),
       h("p", { class: "fine" }, t("alert.ids", { rule: a.rule, id: a.id }))]);
@@ -124,7 +125,7 @@ export class AlertPage implements View {
       }, () => this.app.act(this.current() ?? a, what));
     return h("div", { class: "actions", role: "group", "aria-label": t("act.group") },
       one("acknowledge", "act.acknowledge", "a", a.state === "open"),
-      one("snooze", "act.snooze", "s", a.state !== "resolved"),
+      one("snooze", "act.snooze", "s", a.state !== "resolved" && snoozeMinutes(a.severity).length > 0),
       one("resolve", "act.resolve", "r", a.state !== "resolved"),
       one("notes", "act.note", "n", a.state !== "resolved"),
       why ? h("p", { id: "why-not", class: "why" }, why,

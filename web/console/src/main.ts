@@ -14,6 +14,7 @@ import { browserSocket, Feed } from "./feed";
 import { ago, clock, severityName, stamp, valueText } from "./format";
 import { icon } from "./icons";
 import { chooseLang, lang, pick, setLang, store, t } from "./i18n";
+import { snoozeMinutes } from "./order";
 import { PatientList } from "./patientlist";
 import { PatientPage } from "./patientpage";
 import { QuarantinePage } from "./quarantinepage";
@@ -107,6 +108,7 @@ class Console implements App {
     const why = a.state === "resolved" ? t("act.resolved_already") : this.mayNotAct();
     if (why !== "") return this.tell(why, true);
     if (what === "acknowledge" && a.state !== "open") return this.tell(t("act.acknowledged_already", { name: a.acknowledgedBy }));
+    if (what === "snooze" && snoozeMinutes(a.severity).length === 0) return this.tell(t("act.no_snooze"), true);
     actDialog(this, a, what);
   }
 

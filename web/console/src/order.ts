@@ -101,3 +101,8 @@ export function compareNeeds(a: Need, b: Need): number {
     || Number(b.lost) - Number(a.lost)
     || byId(a.patient, b.patient);
 }
+
+/** For how many minutes an alert can be snoozed: the server allows no more (alerting.MaxSnooze), and an emergency not at all. */
+export function snoozeMinutes(severity: Severity): readonly number[] {
+  return severity === "emergency" ? [] : severity === "critical" ? [5, 10, 15] : [15, 30, 60, 120];
+}

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { compareAlerts, listAlerts, needs, needsAttention, type AlertFilter } from "../order";
+import { compareAlerts, listAlerts, needs, needsAttention, snoozeMinutes, type AlertFilter } from "../order";
 import { makeAlert, makePatient, random } from "./make";
 import { severities, type Severity } from "../decode";
 
@@ -77,4 +77,10 @@ test("alerts about devices come after those about people and make nobody worse",
   assert.deepEqual(listAlerts(alerts, { ...all, kind: "technical" }, () => "").map((a) => a.id), ["device"]);
   assert.deepEqual(listAlerts(alerts, { ...all, kind: "clinical" }, () => "").map((a) => a.id), ["person"]);
   assert.deepEqual(needs([makePatient("P-1")], alerts, true).map((n) => [n.worst, n.open]), [["info", 1]]);
+});
+
+test("nobody is offered a snooze that the server would cut or refuse", () => {
+  assert.deepEqual(snoozeMinutes("emergency"), []);
+  assert.equal(Math.max(...snoozeMinutes("critical")), 15);
+  assert.equal(Math.max(...snoozeMinutes("warning"), ...snoozeMinutes("info")), 120);
 });
