@@ -98,20 +98,21 @@ func plain(msg string) string {
 		return strings.Replace(key, "field ", "unknown key ", 1)
 	}
 	if m := misfit.FindStringSubmatch(msg); m != nil {
-		want := map[string]string{"bool": "true or false", "int": "a whole number", "float64": "a number", "string": "text"}[m[2]]
+		want := map[string]string{"bool": "true or false", "int": "a whole number", "float64": "a number", "string": "text",
+			"time.Duration": "a time with its unit, such as 10s or 5m"}[m[2]]
 		switch {
 		case want != "":
 		case strings.HasPrefix(m[2], "[]"):
 			want = "a list"
 		default:
-			return msg
+			return m[1] + " does not fit here"
 		}
 		return m[1] + " is not " + want
 	}
 	return msg
 }
 
-var misfit = regexp.MustCompile("^cannot construct !!\\w+ (`.*`) into (\\S+)$")
+var misfit = regexp.MustCompile("^cannot construct !!\\w+ (`.*`) into (.+)$")
 
 // SetBy says that the value of a path is not the file's but source's, such as an environment variable's: Errorf names
 // that instead of a line.

@@ -2,12 +2,14 @@ package strictyaml_test
 
 import (
 	"testing"
+	"time"
 
 	"vitalwatch/internal/strictyaml"
 )
 
 type file struct {
-	A int `yaml:"a"`
+	A int           `yaml:"a"`
+	T time.Duration `yaml:"t"`
 	B struct {
 		C bool `yaml:"c"`
 	} `yaml:"b"`
@@ -20,6 +22,8 @@ func TestRead_ReportsEverythingAtOnceWithPlaces(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
 		{"unknown keys and wrong types", "a: x\nbad: 1\nb:\n  c: 3\n  d: 4\n",
 			"f.yaml:1:4: `x` is not a whole number\nf.yaml:2:1: unknown key bad\nf.yaml:4:6: `3` is not true or false\nf.yaml:5:3: unknown key d"},
+		{"a time without its unit", "t: 10\n", "f.yaml:1:4: `10` is not a time with its unit, such as 10s or 5m"},
+		{"a word where keys belong", "b: x\n", "f.yaml:1:4: `x` does not fit here"},
 		{"repeated key", "a: 1\na: 2\n", `f.yaml:2:1: mapping key "a" already defined at line 1`},
 		{"empty", "", ""},
 		{"only a comment", "# nothing\n", ""},
