@@ -135,7 +135,7 @@ var (
 	refuseName     = &refusal{packet.ConnectionRateExceeded, packet.Refused311Unavailable, "too many failed logins for this device, wait", "login_backoff"}
 	refuseBusy     = &refusal{packet.ServerBusy, packet.Refused311Unavailable, "readings cannot be stored fast enough now, come back", "busy"}
 	refuseLogin    = &refusal{packet.BadUserNameOrPassword, packet.Refused311Credentials, "user name or password is wrong", "bad_credentials"}
-	refuseRights   = &refusal{packet.NotAuthorized, packet.Refused311Unauthorized, "device may not connect, ask the operator to register or enable it", "not_authorized"}
+	refuseRights   = &refusal{packet.NotAuthorized, packet.Refused311Unauthorized, "client id and user name must be the id of the device that the credential is for, and that device known and enabled", "not_authorized"}
 	refuseLater    = &refusal{packet.ServerUnavailable, packet.Refused311Unavailable, "logins cannot be checked now, come back", "unavailable"}
 )
 
