@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -41,7 +42,11 @@ func (c *HealthCmd) Run(k *kong.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.Within)
 	defer cancel()
-	return askHealth(ctx, url+path, k.Stdout)
+	err = askHealth(ctx, url+path, k.Stdout)
+	if c.Config == "" && errors.Is(err, syscall.ECONNREFUSED) {
+		err = fmt.Errorf("%w; if it runs with a configuration file, name that with -c", err)
+	}
+	return err
 }
 
 // ownURL is where this machine reaches the server's HTTP address.

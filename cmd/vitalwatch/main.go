@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -50,6 +52,20 @@ func configFromEnvironment(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any,
 	return nil, nil
 }
 
+// timeFlag reads a time; what is none is answered with an example instead of Go's layout.
+func timeFlag(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("time", &text); err != nil {
+		return err
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return fmt.Errorf("%q is not a time with date and offset, such as 2026-11-21T08:00:00+08:00", text)
+	}
+	target.Set(reflect.ValueOf(t))
+	return nil
+}
+
 // run returns the exit status: 0 done, 1 failed, 2 used wrongly.
 func run(args []string, stdout, stderr io.Writer) int {
 	status, exited := 0, false
@@ -57,6 +73,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		kong.Name("vitalwatch"),
 		kong.Description("Home health monitoring: readings in over MQTT, kept, judged, streamed to coaches, escalated."),
 		kong.UsageOnError(),
+		kong.TypeMapper(reflect.TypeFor[time.Time](), kong.MapperFunc(timeFlag)),
 		kong.Resolvers(kong.ResolverFunc(configFromEnvironment)),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { status, exited = code, true }),

@@ -19,6 +19,7 @@ func TestRun_MistakesSayWhatToDo(t *testing.T) {
 		{"report P-1 --format json", 2, "/trends"},
 		{"rules replay --from x", 2, "vitalwatch rules test"},
 		{"patient add", 2, "Try: vitalwatch patient add --help"},
+		{"patient export P-1 --from yesterday", 2, `--from: "yesterday" is not a time with date and offset, such as`},
 		{"rules", 2, "Try: vitalwatch rules --help"},
 		{"apikey create --name x", 2, "Try: vitalwatch apikey create --help"},
 		{"simulate --broker tcp://127.0.0.1:1 --patients 0", 2, "--patients"},
