@@ -31,9 +31,10 @@ type APIKeyCmd struct {
 	Revoke APIKeyRevokeCmd `cmd:"" help:"Revoke a key by its id."`
 }
 
-// withAuth runs f on the accounts of the data folder, beside a running server or without one.
-func withAuth(config string, f func(ctx context.Context, a *web.Auth) error) (err error) {
-	db, err := openState(config)
+// withAuth runs f on the accounts of the data folder, beside a running server or without one. adds: f may be the first of
+// all, and make the folder.
+func withAuth(config string, adds bool, f func(ctx context.Context, a *web.Auth) error) (err error) {
+	db, err := openState(config, adds)
 	if err != nil {
 		return err
 	}
@@ -93,7 +94,7 @@ func (c *UserAddCmd) Run(k *kong.Context) error {
 	if err != nil {
 		return err
 	}
-	return withAuth(c.Config, func(ctx context.Context, a *web.Auth) error {
+	return withAuth(c.Config, true, func(ctx context.Context, a *web.Auth) error {
 		if err := a.CreateUser(ctx, c.Name, password, web.Role(c.Role), c.Team); err != nil {
 			return fmt.Errorf("add user: %w", err)
 		}
@@ -109,7 +110,7 @@ type UserListCmd struct {
 
 // Run prints a table.
 func (c *UserListCmd) Run(k *kong.Context) error {
-	return withAuth(c.Config, func(ctx context.Context, a *web.Auth) error {
+	return withAuth(c.Config, false, func(ctx context.Context, a *web.Auth) error {
 		users, err := a.ListUsers(ctx)
 		if err != nil {
 			return err
@@ -151,7 +152,7 @@ func (c *UserPasswordCmd) Run(k *kong.Context) error {
 	if err != nil {
 		return err
 	}
-	return withAuth(c.Config, func(ctx context.Context, a *web.Auth) error {
+	return withAuth(c.Config, false, func(ctx context.Context, a *web.Auth) error {
 		err := a.SetPassword(ctx, c.Name, password)
 		if errors.Is(err, web.ErrNoAccount) {
 			return fmt.Errorf("set password: no account has the name %s; see: vitalwatch user list", c.Name)
@@ -172,7 +173,7 @@ type UserDisableCmd struct {
 
 // Run disables it.
 func (c *UserDisableCmd) Run(k *kong.Context) error {
-	return withAuth(c.Config, func(ctx context.Context, a *web.Auth) error {
+	return withAuth(c.Config, false, func(ctx context.Context, a *web.Auth) error {
 		err := a.DisableUser(ctx, c.Name)
 		if errors.Is(err, web.ErrNoAccount) {
 			return fmt.Errorf("disable user: no active account has the name %s; see: vitalwatch user list", c.Name)
@@ -195,7 +196,7 @@ type APIKeyCreateCmd struct {
 
 // Run prints the key, once.
 func (c *APIKeyCreateCmd) Run(k *kong.Context) error {
-	return withAuth(c.Config, func(ctx context.Context, a *web.Auth) error {
+	return withAuth(c.Config, true, func(ctx context.Context, a *web.Auth) error {
 		key, err := a.CreateKey(ctx, c.Name, web.Role(c.Role), c.Expires)
 		if err != nil {
 			return fmt.Errorf("create key: %w", err)
@@ -212,7 +213,7 @@ type APIKeyListCmd struct {
 
 // Run prints a table.
 func (c *APIKeyListCmd) Run(k *kong.Context) error {
-	return withAuth(c.Config, func(ctx context.Context, a *web.Auth) error {
+	return withAuth(c.Config, false, func(ctx context.Context, a *web.Auth) error {
 		keys, err := a.ListKeys(ctx)
 		if err != nil {
 			return err
@@ -241,7 +242,7 @@ type APIKeyRevokeCmd struct {
 
 // Run revokes it.
 func (c *APIKeyRevokeCmd) Run(k *kong.Context) error {
-	return withAuth(c.Config, func(ctx context.Context, a *web.Auth) error {
+	return withAuth(c.Config, false, func(ctx context.Context, a *web.Auth) error {
 		err := a.RevokeKey(ctx, c.ID)
 		if errors.Is(err, web.ErrNoAccount) {
 			return fmt.Errorf("revoke key: no active key has the id %s; see: vitalwatch apikey list", c.ID)

@@ -59,13 +59,27 @@ func checkAll(path string, environ func(string) (string, bool)) error {
 }
 
 // openState opens the state database of the data folder that the configuration names, for the verbs that work
-// beside a running server.
-func openState(configPath string) (*sqlite.DB, error) {
+// beside a running server. Only those that add something make it where there is none: an empty folder made by a look in the
+// wrong place would later pass for the server's, and its backup for sound.
+func openState(configPath string, adds bool) (*sqlite.DB, error) {
 	cfg, err := LoadConfig(configPath, os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
+	if !adds {
+		if err := cfg.checkData(); err != nil {
+			return nil, err
+		}
+	}
 	return sqlite.Open(cfg.statePath())
+}
+
+// checkData: somebody has added something, or a server has run.
+func (c *Config) checkData() error {
+	if _, err := os.Stat(c.statePath()); err != nil {
+		return fmt.Errorf("there is no data at %s; name the server's configuration with -c", c.DataDir)
+	}
+	return nil
 }
 
 // conditionNames lists the conditions that the configured packs define.

@@ -39,7 +39,7 @@ func (f *commandFlags) open(ctx context.Context) (*sessions.Store, func(), error
 	if things.Find(vitals.DeviceID(f.ID)) == nil {
 		return nil, nil, fmt.Errorf("there is no device %s; list them with: vitalwatch device list", f.ID)
 	}
-	db, err := openState(f.Config)
+	db, err := openState(f.Config, false)
 	if err != nil {
 		return nil, nil, err
 	}

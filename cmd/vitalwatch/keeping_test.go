@@ -300,7 +300,7 @@ func TestBackup_of_a_server_under_load(t *testing.T) {
 
 func epochOf(t *testing.T, s *child) string {
 	t.Helper()
-	db, err := openState(s.conf())
+	db, err := openState(s.conf(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -512,7 +512,7 @@ func testErase(t *testing.T, beside bool) {
 		t.Fatal(err)
 	}
 	// Who, when, why and how many: that stays.
-	db, err := openState(s.conf())
+	db, err := openState(s.conf(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -620,7 +620,7 @@ func TestPatientErase_goes_on_after_a_crash(t *testing.T) {
 	}
 	level(t, s)
 	others := len(list[map[string]any](t, s, "/api/v1/patients/P-crash-b/readings?limit=5000"))
-	db, err := openState(s.conf())
+	db, err := openState(s.conf(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

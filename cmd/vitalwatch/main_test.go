@@ -36,14 +36,20 @@ func TestRun_MistakesSayWhatToDo(t *testing.T) {
 		{"bench --only nothing", 2, "use connections, qos2"},
 		{"bench --scale 0", 2, "--scale"},
 		{"journal verify", 1, "there is no journal"},
-		{"apikey revoke none", 1, "vitalwatch apikey list"},
-		{"user disable nobody", 1, "vitalwatch user list"},
+		{"device list", 1, "there is no data at ./data; name the server's configuration with -c"},
+		{"user list", 1, "there is no data at ./data"},
+		{"apikey revoke none", 1, "there is no data at ./data"},
+		{"device send d-1 remeasure", 1, "there is no data at ./data"},
+		{"backup b", 1, "there is no data at ./data"},
 	} {
 		var stdout, stderr bytes.Buffer
 		status := run(strings.Fields(x.line), &stdout, &stderr)
 		if status != x.status || !strings.Contains(stderr.String(), x.want) || stdout.Len() > 0 {
 			t.Errorf("%s: status %d, want %d with %q on stderr, which says:\n%s\nstdout:\n%s", x.line, status, x.status, x.want, &stderr, &stdout)
 		}
+	}
+	if _, err := os.Stat("data"); err == nil {
+		t.Error("a look made a data folder")
 	}
 }
 

@@ -174,8 +174,8 @@ func (a *App) operate(ctx context.Context, o *operation) error {
 func request(cfg *Config, o *operation, stderr io.Writer, result any) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if _, err := os.Stat(cfg.statePath()); err != nil {
-		return fmt.Errorf("there is no data at %s; name the server's configuration with -c", cfg.DataDir)
+	if err := cfg.checkData(); err != nil {
+		return err
 	}
 	log := newLogger(cfg, stderr).Level(zerolog.WarnLevel)
 	app, err := startParts(ctx, cfg, log, "operations")

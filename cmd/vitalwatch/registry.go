@@ -61,7 +61,16 @@ type registryFlags struct {
 
 // open gives both registries; close must be called.
 func (f *registryFlags) open(ctx context.Context) (people *care.Registry, things *devices.Registry, close func(), err error) {
-	db, err := openState(f.Config)
+	return f.openState(ctx, false)
+}
+
+// openToAdd is open for the verbs that may be the first of all.
+func (f *registryFlags) openToAdd(ctx context.Context) (people *care.Registry, things *devices.Registry, close func(), err error) {
+	return f.openState(ctx, true)
+}
+
+func (f *registryFlags) openState(ctx context.Context, adds bool) (people *care.Registry, things *devices.Registry, close func(), err error) {
+	db, err := openState(f.Config, adds)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -103,7 +112,7 @@ type PatientAddCmd struct {
 // Run adds it.
 func (c *PatientAddCmd) Run(k *kong.Context) error {
 	ctx := context.Background()
-	people, _, close, err := c.open(ctx)
+	people, _, close, err := c.openToAdd(ctx)
 	if err != nil {
 		return err
 	}
@@ -277,7 +286,7 @@ func (c *DeviceAddCmd) Run(k *kong.Context) error {
 		return fmt.Errorf("--slot and --from say how the device is bound: name the person with --patient")
 	}
 	ctx := context.Background()
-	_, things, close, err := c.open(ctx)
+	_, things, close, err := c.openToAdd(ctx)
 	if err != nil {
 		return err
 	}

@@ -69,6 +69,7 @@ func TestRegistry_SecretsStandAloneOnStdout(t *testing.T) {
 
 func TestRegistry_ListsAsJSON(t *testing.T) {
 	c := newRegistryCLI(t)
+	c.ok("apikey create --name desk --role viewer") // the first verb that adds something makes the folder
 	for _, line := range []string{"patient list --output json", "device list --output json"} {
 		if out := c.ok(line); strings.TrimSpace(out) != "[]" {
 			t.Errorf("%s of nothing = %q", line, out)
@@ -118,6 +119,8 @@ func TestRegistry_RefusalsSayWhatToDo(t *testing.T) {
 		{"patient add P-3 --tz Mars/Base", 1, "Asia/Shanghai"},
 		{"patient set P-9 --tz UTC", 1, "no such patient"},
 		{"patient show P-9", 1, "vitalwatch patient list"},
+		{"apikey revoke none", 1, "vitalwatch apikey list"},
+		{"user disable nobody", 1, "vitalwatch user list"},
 		{"patient set P-1 --condition copd --no-conditions", 2, "can't be used together"},
 		{"device add cuff", 1, "exists already"},
 		{"device add new --patient P-9", 1, "vitalwatch patient add"},
