@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -576,6 +577,9 @@ func login(s *Server, ctx context.Context, in *struct {
 	if err != nil {
 		// The name that was typed may be a password in the wrong field: it is not recorded.
 		anybody.p.Name = "?"
+		if errors.Is(err, ErrWrongPassword) {
+			s.log.Warn().Str("address", remoteIP(r)).Msg("a sign-in failed")
+		}
 		if err := anybody.record(ctx, "login.failed", "", ""); err != nil {
 			return nil, err
 		}

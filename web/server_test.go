@@ -903,6 +903,9 @@ func TestLogin_IsLimited(t *testing.T) {
 	if last != 429 {
 		t.Errorf("thirty names from one address = %d, want 429", last)
 	}
+	if text := h.log.String(); !strings.Contains(text, "a sign-in failed") || strings.Contains(text, "guess") || strings.Contains(text, secret) {
+		t.Errorf("the log tells of no failure, or of what was typed:\n%s", text)
+	}
 }
 
 func TestAccounts(t *testing.T) {

@@ -476,6 +476,8 @@ func (a *App) startHTTP(context.Context) error {
 		}
 		a.http.TLSConfig = certs.Config()
 		a.watchCertificates("http.tls", certs)
+	} else if !loopback(a.cfg.HTTP.Listen) {
+		a.log.Warn().Str("address", ln.Addr().String()).Msg("console and API speak plain HTTP where others can reach them: set http.tls, or let only a proxy with TLS come here")
 	}
 	a.http.ConnState, a.http.ErrorLog = atMost(maxHTTPConnections), stdlog.New(io.Discard, "", 0)
 	a.run("HTTP", func(ctx context.Context) error {

@@ -66,10 +66,11 @@ func openState(configPath string, adds bool) (*sqlite.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !adds {
-		if err := cfg.checkData(); err != nil {
+	if err := cfg.checkData(); err != nil {
+		if !adds {
 			return nil, err
 		}
+		fmt.Fprintf(os.Stderr, "%s is a new data folder; if the server has another, name its configuration with -c\n", cfg.DataDir)
 	}
 	return sqlite.Open(cfg.statePath())
 }
