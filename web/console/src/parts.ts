@@ -118,6 +118,8 @@ export function pageHead(title: string, hint: string): HTMLElement[] {
 
 /** A table that scrolls sideways by keyboard, too. */
 export function table(label: string, columns: readonly string[], rows: readonly HTMLElement[]): HTMLElement {
+  // On a phone each row becomes a card, in which each value needs its name beside it.
+  for (const row of rows) Array.from(row.children).forEach((cell, i) => cell.setAttribute("data-column", columns[i] ?? ""));
   return h("div", { class: "table-wrap", tabindex: "0", role: "region", "aria-label": label }, h("table", {},
     h("thead", {}, h("tr", {}, ...columns.map((x) => h("th", { scope: "col" }, x)))), h("tbody", {}, ...rows)));
 }
