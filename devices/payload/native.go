@@ -250,7 +250,7 @@ func (d *draft) judge(r *vitals.Reading, start int) (code, detail string, at int
 			i = 0 // one required component: sleep's total
 		}
 		if i < 0 {
-			return ComponentUnknown, "this indicator has several components; send them in values", start
+			return ComponentUnknown, "this indicator has several components; send them in values: " + componentNames(ind), start
 		}
 		if d.value == bad {
 			return ValueInvalid, "value is not a finite number", start
@@ -365,6 +365,15 @@ var componentMasks = func() (m [64]uint16) {
 }()
 
 func componentMask(i vitals.Indicator) uint16 { return componentMasks[i&63] }
+
+// componentNames is for people who send them wrong.
+func componentNames(i vitals.Indicator) string {
+	var names []string
+	for _, c := range i.Components() {
+		names = append(names, c.String())
+	}
+	return strings.Join(names, ", ")
+}
 
 // members reads the fields of one reading.
 func (s *scanner) members(r *vitals.Reading, d *draft, depth int) bool {
@@ -550,7 +559,10 @@ func (s *scanner) component() (v float64, state fieldState, ok bool) {
 func isComponentStart(c byte) bool { return isNumberStart(c) || c == 'N' || c == 'I' }
 
 func (s *scanner) valueField(d *draft, depth int) bool {
-	if !isComponentStart(s.peek()) {
+	switch c := s.peek(); {
+	case c == '{':
+		return s.other(d, depth, "value must be a number; several components go in values")
+	case !isComponentStart(c):
 		return s.other(d, depth, "value must be a number; for one beyond the device's range send the end of the range and the flag above_range or below_range")
 	}
 	var ok bool

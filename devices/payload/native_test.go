@@ -371,6 +371,20 @@ func TestDecode_appends(t *testing.T) {
 	}
 }
 
+// The three ways in which senders get several components wrong are told apart.
+func TestNative_saysHowToSendSeveral(t *testing.T) {
+	for _, tc := range []struct{ in, want string }{
+		{`"value":120`, "send them in values: systolic, diastolic, mean, pulse"},
+		{`"value":{"systolic":120,"diastolic":80}`, "several components go in values"},
+		{`"value":120,"values":{"systolic":120,"diastolic":80}`, "not both"},
+	} {
+		items, _ := decode(t, `{"indicator":"blood_pressure","unit":"mm[Hg]","taken_at":"2026-11-20T08:30:00+08:00",`+tc.in+`}`)
+		if len(items) != 1 || items[0].Problem == nil || !strings.Contains(items[0].Problem.Detail, tc.want) {
+			t.Errorf("%s: %+v; want %q", tc.in, items, tc.want)
+		}
+	}
+}
+
 // Details go to devices, logs and the screen: nothing of the payload may stand in them.
 func TestNative_detailsQuoteNothing(t *testing.T) {
 	const mark = "zq7741"
