@@ -247,14 +247,6 @@ func (a *App) startDoor(ctx context.Context) error {
 	if a.cfg.Registration == "open" && slices.ContainsFunc([]string{e.Listen, e.TLSListen, e.WebsocketListen}, func(addr string) bool { return addr != "" && !loopback(addr) }) {
 		a.log.Warn().Msg("registration is open on an address that others can reach: anybody can make devices and patients; set registration: closed")
 	}
-	for _, l := range []struct {
-		addr string
-		tls  bool
-	}{{e.Listen, e.TLS.CertFile != "" && e.TLSListen == ""}, {e.WebsocketListen, e.TLS.CertFile != "" && !e.Websocket.Plain}} {
-		if l.addr != "" && !loopback(l.addr) && !l.tls {
-			a.log.Warn().Str("address", l.addr).Msg("the front door speaks plain MQTT where others can reach it: set mqtt.embedded.tls, or let only a proxy with TLS come here")
-		}
-	}
 	if err := a.door.Start(); err != nil {
 		return err
 	}

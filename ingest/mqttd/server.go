@@ -151,6 +151,9 @@ func (s *Server) Start() error {
 	s.endpoints = append(s.endpoints, es...)
 	for _, e := range es {
 		s.log.Info().Str("address", e.l.Addr().String()).Str("listener", e.name).Bool("tls", e.tls != nil).Msg("mqtt listening")
+		if a, ok := e.l.Addr().(*net.TCPAddr); ok && e.tls == nil && !a.IP.IsLoopback() {
+			s.log.Warn().Str("address", a.String()).Msg("the front door speaks plain MQTT where others can reach it: set mqtt.embedded.tls, or let only a proxy with TLS come here")
+		}
 		s.wg.Go(func() { s.accept(e) })
 	}
 	return nil
