@@ -208,7 +208,7 @@ func (r *Registry) readSecrets(ctx context.Context, tx *sql.Tx, d *delta) error 
 		if err := rows.Scan(&id, &hash, &s.expiresAt); err != nil {
 			return err
 		}
-		if n, err := hex.Decode(s.hash[:], []byte(hash)); err != nil || n != sha256.Size || len(hash) != 2*sha256.Size {
+		if !decodeSum(&s.hash, hash) {
 			return fmt.Errorf("the stored hash of a secret of device %s is damaged: rotate it", id)
 		}
 		for d.rows[i].id != id {
@@ -219,6 +219,15 @@ func (r *Registry) readSecrets(ctx context.Context, tx *sql.Tx, d *delta) error 
 		d.rows[i].record.credentials = c
 	}
 	return rows.Err()
+}
+
+// decodeSum reads a SHA-256 sum in hex and says whether it was one.
+func decodeSum(sum *[sha256.Size]byte, text string) bool {
+	if len(text) != 2*sha256.Size {
+		return false
+	}
+	_, err := hex.Decode(sum[:], []byte(text))
+	return err == nil
 }
 
 // readCertificates reads what may still be shown, ended or not: the ended ones are the revocation list.
@@ -240,7 +249,7 @@ func (r *Registry) readCertificates(ctx context.Context, tx *sql.Tx, d *delta) e
 			return err
 		}
 		if c.own {
-			if n, err := hex.Decode(c.fingerprint[:], []byte(fingerprint)); err != nil || n != sha256.Size || len(fingerprint) != 2*sha256.Size {
+			if !decodeSum(&c.fingerprint, fingerprint) {
 				return fmt.Errorf("the stored fingerprint of a certificate of device %s is damaged: revoke it and issue another", id)
 			}
 		}
