@@ -300,13 +300,11 @@ func (r *Registry) Applied() int64 { return r.applied.Load() }
 // both when sqlite.DB.ChangedByOthers differs.
 func (r *Registry) Refresh(ctx context.Context) (int, error) {
 	r.wmu.Lock()
-	tx, err := r.db.Reader().BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // one snapshot for all tables
-	if err != nil {
-		r.wmu.Unlock()
-		return 0, fmt.Errorf("read devices: %w", err)
-	}
-	d, err := r.readSince(ctx, tx)
-	tx.Rollback()
+	var d delta
+	err := r.db.Snapshot(ctx, func(tx *sql.Tx) (err error) {
+		d, err = r.readSince(ctx, tx)
+		return err
+	})
 	if err != nil {
 		r.wmu.Unlock()
 		return 0, fmt.Errorf("read devices: %w", err)

@@ -107,25 +107,24 @@ func alerts(ctx context.Context, q querier, query string, args ...any) ([]alerti
 
 // Alert returns an alert and its transitions, oldest first; ErrNotFound when there is none.
 func (l *Ledger) Alert(ctx context.Context, id string) (alerting.Alert, []HistoryEntry, error) {
-	// Both in one read transaction, or the history could be ahead of the alert.
-	tx, err := l.db.Reader().BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return alerting.Alert{}, nil, fmt.Errorf("read alert: %w", err)
-	}
-	defer tx.Rollback()
-	as, err := alerts(ctx, tx, `SELECT body FROM ledger_alerts WHERE id = ?`, id)
+	var as []alerting.Alert
+	var told []alerting.Event
+	// Both in one snapshot, or the history could be ahead of the alert.
+	err := l.db.Snapshot(ctx, func(tx *sql.Tx) (err error) {
+		if as, err = alerts(ctx, tx, `SELECT body FROM ledger_alerts WHERE id = ?`, id); err != nil || len(as) == 0 {
+			return err
+		}
+		told, err = events(ctx, tx, eventColumns+` WHERE alert_id = ? ORDER BY seq`, id)
+		return err
+	})
 	if err != nil {
 		return alerting.Alert{}, nil, err
 	}
 	if len(as) == 0 {
 		return alerting.Alert{}, nil, ErrNotFound
 	}
-	events, err := events(ctx, tx, eventColumns+` WHERE alert_id = ? ORDER BY seq`, id)
-	if err != nil {
-		return alerting.Alert{}, nil, err
-	}
-	history := make([]HistoryEntry, len(events))
-	for i, e := range events {
+	history := make([]HistoryEntry, len(told))
+	for i, e := range told {
 		t := e.Transition
 		history[i] = HistoryEntry{e.Seq, t.Kind, t.Severity, stamp(t.At), t.Actor, t.Note, t.Outcome, stamp(t.Until), t.Trigger}
 	}

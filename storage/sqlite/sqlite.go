@@ -101,6 +101,16 @@ func errorsWithClose(err error, d *DB) error {
 // Reader returns the pool of read connections. Close rows at once: a long reader makes the WAL grow.
 func (d *DB) Reader() *sql.DB { return d.reader }
 
+// Snapshot runs f in one read-only transaction: what it reads from several tables belongs together.
+func (d *DB) Snapshot(ctx context.Context, f func(tx *sql.Tx) error) error {
+	tx, err := d.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer tx.Rollback()
+	return f(tx)
+}
+
 // Write runs f in one transaction and commits it durably. f must not publish anything; do that after Write
 // returned nil. When f or the commit fails nothing has changed.
 func (d *DB) Write(ctx context.Context, f func(ctx context.Context, tx *sql.Tx) error) error {
